@@ -1,0 +1,135 @@
+"""The one door to torchattacks: what the rest of the house needs to know about its ways ends here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from ismn_cli.attacks.params import find_attack, resolve_params
+from ismn_cli.core.attack_catalogue import AttackEntry
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.specs import AttackSpec, Norm
+from ismn_cli.engine.ball import allowed, project
+from ismn_cli.engine.craft import Attack
+
+__all__ = ["Attack", "make_attack", "resolve_params"]
+
+_NORMS = {Norm.LINF: "Linf", Norm.L2: "L2"}
+_DLR_CLASSES = 3
+
+
+def make_attack(spec: AttackSpec, num_classes: int) -> Attack:
+    """Return the attack as a function (model, x, y) -> x', ready for `ismn_cli.engine.craft.craft_batch`.
+
+    ``model`` maps x [N, C, H, W] in [0, 1] to logits [N, ``num_classes``]. Parameters missing from ``spec``
+    take their defaults. Raises UsageError for what the attack does not know: parameters, the norm, so few
+    classes.
+    """
+    spec = resolve_params(spec.method, spec.threat, spec.params)
+    entry = find_attack(spec.method)
+    least = max(entry.min_classes, _DLR_CLASSES if spec.params.get("loss") == "dlr" else 0)
+    if num_classes < least:
+        raise UsageError(
+            f"{spec.method} needs at least {least} classes; there are {num_classes}.",
+            "apgd with loss=ce, fab and square work from two.",
+        )
+    return _Torchattack(entry, spec, num_classes)
+
+
+@dataclass(frozen=True)
+class _Torchattack:
+    """An attack with its parameters. The torchattacks object, which holds the model, lives for one call."""
+
+    entry: AttackEntry
+    spec: AttackSpec
+    num_classes: int
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        threat = self.spec.threat
+        if self.entry.channels not in (None, x.shape[1]):
+            wanted = f"{self.entry.name} is written for images with {self.entry.channels} channels"
+            raise UsageError(f"{wanted}; these have {x.shape[1]}.", "`ismn list attacks` shows the others.")
+        if threat.eps == 0:
+            # Nothing is allowed, and several attacks would divide by it.
+            return x
+        proposed: Tensor = self._build(model, x.device)(x, y).detach()
+        if self.entry.minimum_norm:
+            return torch.where(allowed(proposed, x, threat)[:, None, None, None], proposed, x)
+        return project(proposed, x, threat) if self.entry.eps_parameter is None else proposed
+
+    def _build(self, model: nn.Module, device: torch.device) -> Any:
+        cls = _contained(self.entry.cls)
+        arguments: dict[str, JsonValue] = dict(self.spec.params)
+        if self.entry.eps_parameter is not None:
+            arguments[self.entry.eps_parameter] = self.spec.threat.eps
+        if arguments.get("noise_type") == "gaussian":
+            arguments["noise_type"] = "guassian"  # torchattacks' spelling
+        arguments |= {name: value for name, value in self._settings().items() if name in _parameters(cls)}
+        if self.entry.margin_from_zero:
+            model = _AboveZero(model)
+        if next(model.parameters(), None) is None:
+            model = _OnDevice(model, device)
+        return cls(model, **arguments)
+
+    def _settings(self) -> dict[str, JsonValue]:
+        """Return what the harness sets in every attack that knows it.
+
+        Attacks with a seed of their own reseed the global generator on each batch: they get one drawn from
+        it, so that it depends on the cell's seed and the batch like all else.
+        """
+        seed = int(torch.randint(2**31 - 1, ()))
+        return {"norm": _NORMS[self.spec.threat.norm], "seed": seed, "n_classes": self.num_classes}
+
+
+class _OnDevice(nn.Module):
+    """A model without parameters, on a device: torchattacks reads the device from the first parameter."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.anchor = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.training = model.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's logits for x [N, ...]."""
+        logits: Tensor = self.model(x)
+        return logits
+
+
+class _AboveZero(nn.Module):
+    """A model with its logits shifted so that the smallest is 0: same answers, margins and cross-entropy."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [N, K] >= 0 for x [N, ...]."""
+        logits: Tensor = self.model(x)
+        return logits - logits.amin(1, keepdim=True).detach()
+
+
+@cache
+def _contained(reference: str) -> type:
+    """Return the class "module:Class" with plain attribute assignment.
+
+    torchattacks' own looks for attacks inside attacks with a recursive closure that keeps all it has seen in
+    a default argument: a reference cycle around the model, which only the cycle collector frees, and that
+    one counts objects, not the megabytes that hang on them. No attack here has others inside.
+    """
+    module, name = reference.split(":")
+    cls = getattr(importlib.import_module(module), name)
+    return type(name, (cls,), {"__setattr__": object.__setattr__})
+
+
+@cache
+def _parameters(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls).parameters)

@@ -1,0 +1,174 @@
+"""`ismn attack`: options in, one matrix of attacks, one table out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ismn_cli.cli.console import note, say, show
+from ismn_cli.cli.options import (
+    DataDir,
+    Defences,
+    Device,
+    Limit,
+    Seed,
+    StoreDir,
+    Weights,
+    examples,
+    given,
+    listed,
+)
+from ismn_cli.cli.progress import Display
+
+if TYPE_CHECKING:
+    from ismn_cli.core.recipes import MatrixRecipe
+    from ismn_cli.core.records import RunKind
+    from ismn_cli.stages.matrix import Finished
+
+HELP = "Attack a classifier, or a defended system; store the examples and what became of each."
+EXAMPLES = examples(
+    "ismn attack --method pgd --eps 0.3",
+    "ismn attack --method pgd,fgsm --eps 8/255 --param steps=40 --limit 1000",
+    "ismn attack --method pgd --eps 8/255 --defence ismn --knowledge white",
+)
+FAR = 16 / 255
+CEILINGS = {0.2: 0.982, 0.3: 0.678, 0.4: 0.500}
+"""eps -> the share of a sample of CIFAR-10 on which a classifier can at most be right: images of different
+classes within 2 eps of each other share a point that both can be moved to. A larger eps only lowers it."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("attack", help=HELP, epilog=EXAMPLES)(attack)
+
+
+def attack(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,NAME...]", help="Attacks; see `ismn list attacks`. (default: pgd)"),
+    ] = None,
+    eps: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SIZE[,SIZE...]", help="Size, pixels in [0, 1]: 0.3 or 8/255. (default: 8/255)"),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(metavar="NORM", help="linf or l2. (default: linf)")] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A parameter of the attack, such as steps=40. Repeatable."),
+    ] = None,
+    defence: Defences = None,
+    knowledge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="gray (attacks the bare classifier) or white (attacks the defended system). (default: gray)",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Data set. (default: cifar10 if it is on disk, else cifar10-mini)"),
+    ] = None,
+    limit: Limit = None,
+    weights: Weights = None,
+    seed: Seed = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images attacked at a time. (default: 32)")
+    ] = None,
+    device: Device = None,
+    data_dir: DataDir = None,
+    store: StoreDir = None,
+) -> None:
+    """Attack a system."""
+    recipe = attack_recipe(
+        param or (),
+        attack=given({"method": listed(method), "eps": listed(eps), "norm": norm}),
+        defence=listed(defence),
+        knowledge=listed([knowledge]) if knowledge else None,
+        dataset=given({"name": dataset, "limit": limit}),
+        weights=weights,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    if dataset is None:
+        recipe = with_data_at_hand(recipe, data_dir)
+    for remark in size_notes(recipe):
+        note(remark)
+    finished = carry_out(recipe, data_dir, device, store, "attack")
+
+    from ismn_cli.reporting.attack_table import attack_report
+
+    show(attack_report(finished.results))
+    say(f"run:    {finished.run.folder}")
+    say(f"report: {finished.run.folder / 'report.csv'}")
+    say("next:   ismn defend --defence ismn,magnet,ddsa")
+
+
+def attack_recipe(params: Sequence[str], **options: Any) -> MatrixRecipe:
+    """Return the recipe that the options describe; ``params`` go to every method. Raises UsageError."""
+    from ismn_cli.core.recipe_files import validate
+    from ismn_cli.core.recipes import MatrixRecipe
+
+    methods = options.get("attack", {}).get("method") or MatrixRecipe(name="attack").attack.method
+    mapping = {"task": "matrix", "name": "attack"} | given(options)
+    overrides = [f"attack.params.{method}.{param}" for method in methods for param in params]
+    recipe = validate(mapping, overrides)
+    assert isinstance(recipe, MatrixRecipe)
+    return recipe.model_copy(update={"name": "-".join(["attack", *recipe.attack.method])[:80]})
+
+
+def with_data_at_hand(recipe: MatrixRecipe, data_dir: Path | None) -> MatrixRecipe:
+    """Return the recipe for cifar10 if that is on disk, else for the images that come with ismn."""
+    from ismn_cli.data.loading import dataset_at_hand
+
+    if dataset_at_hand(data_dir):
+        return recipe
+    note("cifar10 is not on disk: using cifar10-mini, 1,000 of its test images. (--data-dir, --dataset)")
+    return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"name": "cifar10-mini"})})
+
+
+def size_notes(recipe: MatrixRecipe) -> list[str]:
+    """Return a remark for every L-inf size that is far above the usual one."""
+    if recipe.attack.norm != "linf":
+        return []
+    return [_far(eps) for eps in recipe.attack.eps if eps > FAR + 1e-9]
+
+
+def _far(eps: float) -> str:
+    from ismn_cli.core.specs import format_eps
+
+    text = f"eps {format_eps(eps)} is far above the usual 8/255."
+    reached = [size for size in CEILINGS if size <= eps + 1e-9]
+    if not reached:
+        return text
+    ceiling = CEILINGS[max(reached)]
+    return f"{text} No classifier can be right on more than {ceiling:.1%} of CIFAR-10 there."
+
+
+def carry_out(
+    recipe: MatrixRecipe,
+    data_dir: Path | None,
+    device: str | None,
+    store: Path | None,
+    kind: RunKind,
+    prefer_base: str | None = None,
+) -> Finished:
+    """Run a matrix with progress; say which weights it uses and what was stored already."""
+    from ismn_cli.core.store import Store
+    from ismn_cli.stages.matrix import plan_matrix, run_plan
+
+    place = Store.open(store)
+    matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base)
+    for system in matrix.systems:
+        say(f"{system.subject.name}: {system.origin}")
+    if len({system.base.weights for system in matrix.systems}) > 1:
+        note("these systems stand on different base classifiers: each is attacked through its own.")
+    with Display() as display:
+        finished = run_plan(matrix, place, kind, display.matrix)
+    if finished.stored:
+        note(
+            f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again."
+        )
+    return finished

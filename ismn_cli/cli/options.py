@@ -1,0 +1,75 @@
+"""Options that several commands share. None means "not given": what is not given overrides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings to override, such as attack.eps=8/255.", show_default=False
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        help="Use the first N images of a seeded, class-balanced order. (default: all)",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="S", help="Seed of everything that is drawn at random. (default: 0)"),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1. (default: auto)")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder that holds cifar-10-batches-bin or -py. (default: ISMN_DATA_DIR, else a download)",
+    ),
+]
+StoreDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", metavar="DIR", help="Folder for runs and results. (default: ISMN_HOME, else ~/.ismn)"
+    ),
+]
+Defences = Annotated[
+    list[str] | None,
+    typer.Option("--defence", metavar="NAME[,NAME...]", help="Systems; see `ismn list systems`."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="WHICH",
+        help="auto (newest finished training, else the released weights), released, "
+        "or a run's id. (default: auto)",
+    ),
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a help page: commands to type, a line each."""
+    return "\n\n".join(["Examples:", *lines])
+
+
+def listed(values: Sequence[str] | None) -> list[str] | None:
+    """Read a repeatable option whose values may also be joined by commas."""
+    if values is None:
+        return None
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,121 @@
+"""`ismn train`: options in, one training, the next command out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ismn_cli.cli.console import note, say
+from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, Seed, StoreDir, examples, given
+from ismn_cli.cli.progress import Display
+
+if TYPE_CHECKING:
+    from ismn_cli.core.recipes import TrainRecipe
+    from ismn_cli.core.records import RunRecord
+
+HELP = "Train a system, stage by stage. A training that was stopped continues where it was."
+EXAMPLES = examples(
+    "ismn train --dataset cifar10",
+    "ismn train --dataset cifar10 --system magnet --classifier released",
+    "ismn train --system ismn --limit 2000 --epochs 1",
+    "ismn train --system ismn config.generator=plain config.mapping_lr=1e-4",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train", help=HELP, epilog=EXAMPLES)(train)
+
+
+def train(
+    overrides: Overrides = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Data set. (default: cifar10)")] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="NAME", help="classifier, ismn, magnet or ddsa. (default: ismn)")
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHICH",
+            help="Base classifier: fresh (train it first), released, a run's id, or auto. "
+            "(default: auto, which is fresh for ismn, and for the others the newest "
+            "finished training's, else the released one)",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of every stage.")] = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    device: Device = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="auto (bf16 where the hardware has it), fp32 or bf16. (default: auto)"
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    store: StoreDir = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin again, even if this training is done.")
+    ] = False,
+) -> None:
+    """Train a system."""
+    recipe = train_recipe(
+        overrides or (),
+        system=system,
+        classifier=classifier,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        dataset=given({"name": dataset, "limit": limit}) or None,
+    )
+    carry_out(recipe, data_dir, device, store, fresh)
+
+
+def train_recipe(overrides: Sequence[str], **options: Any) -> TrainRecipe:
+    """Return the recipe that the options describe. Raises UsageError."""
+    from ismn_cli.core.errors import UsageError
+    from ismn_cli.core.recipe_files import validate
+    from ismn_cli.core.recipes import TrainRecipe
+
+    mapping = {"task": "train", "name": "train"} | given(options)
+    recipe = validate(mapping, overrides)
+    if not isinstance(recipe, TrainRecipe):
+        raise UsageError("'task' cannot be overridden here.", "Use: ismn run RECIPE")
+    if recipe.name == "train":
+        recipe = recipe.model_copy(update={"name": f"train-{recipe.system}-{recipe.dataset.name}"})
+    return recipe
+
+
+def carry_out(
+    recipe: TrainRecipe, data_dir: Path | None, device: str | None, store: Path | None, fresh: bool
+) -> None:
+    """Train, and say where it is and what to type next."""
+    from ismn_cli.core.store import Store
+    from ismn_cli.stages.train import train as run_training
+
+    place = Store.open(store)
+    with Display() as display:
+        trained = run_training(recipe, place, data_dir, device or "auto", display.training, fresh)
+    record = trained.run.record
+    if trained.already:
+        note(
+            f"this training is finished already, on {(record.finished or '')[:16]}; --fresh begins it again."
+        )
+    _tell(record, trained.run.folder)
+
+
+def _tell(record: RunRecord, folder: Path) -> None:
+    test = record.figures.get("test", {})
+    if test:
+        fraction = f"{test['clean accuracy']:.1%} of {test['images']:.0f} test images"
+        flagged = test.get("false-positive rate")
+        alarm = "" if flagged is None else f", {flagged:.1%} of them flagged"
+        say(f"clean accuracy: {fraction}{alarm}")
+    for remark in record.notes:
+        note(remark)
+    say(f"run:     {record.id}")
+    say(f"weights: {folder / 'weights.safetensors'}")
+    say(f"next:    ismn attack --method pgd --eps 8/255 --weights {record.id}")

@@ -1,0 +1,165 @@
+"""Everything that is known by name: systems, attacks and data sets, imported on use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from ismn_cli.core.attack_catalogue import ATTACKS, AttackEntry
+from ismn_cli.core.errors import UsageError, unknown_name
+
+__all__ = [
+    "ATTACKS",
+    "DATASETS",
+    "SYSTEMS",
+    "TRAINABLE",
+    "AttackEntry",
+    "DatasetEntry",
+    "SystemEntry",
+    "find",
+    "load",
+]
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class SystemEntry:
+    """A classifier with its defence. References have the form "module:name"."""
+
+    name: str
+    summary: str
+    policy: Literal["none", "reform", "reject", "route"]
+    """What becomes of an input: untouched; reformed always; refused, or regenerated, if it looks attacked."""
+    config: str | None
+    """Frozen dataclass of settings, free of torch."""
+    build: str
+    """``build(config, num_classes, channels, base=None) -> Pipeline``"""
+    stages: str | None
+    """``stages(pipeline, config) -> list[Stage]``; None where there is nothing to train."""
+    trained_as: str | None
+    """The name that `ismn train --system` knows it by."""
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A set of labelled square images."""
+
+    name: str
+    summary: str
+    load: str
+    """``load(split, data_dir) -> ImageSet``"""
+    classes: int
+    channels: int
+    size: int
+    """Pixels a side."""
+    trainable: bool
+
+
+def _by_name(*entries: SystemEntry) -> dict[str, SystemEntry]:
+    return {entry.name: entry for entry in entries}
+
+
+def _trained(
+    name: str, summary: str, policy: Literal["reform", "reject", "route"], config: str
+) -> SystemEntry:
+    """Return a defence that is trained, in a room of its own under ismn_models."""
+    room = f"ismn_models.{name}"
+    return SystemEntry(
+        name,
+        summary,
+        policy,
+        f"{room}.config:{config}",
+        f"{room}.system:build",
+        f"{room}.training:stages",
+        name,
+    )
+
+
+def _control(name: str, summary: str, config: str, build: str) -> SystemEntry:
+    """Return a control: a reformer without weights, there to be compared with."""
+    return SystemEntry(
+        name,
+        summary,
+        "reform",
+        f"ismn_models.controls_config:{config}",
+        f"ismn_models.controls:{build}",
+        stages=None,
+        trained_as=None,
+    )
+
+
+SYSTEMS: dict[str, SystemEntry] = _by_name(
+    SystemEntry(
+        "none",
+        "Table 1's classifier without a defence",
+        "none",
+        "ismn_models.classifiers.config:ClassifierConfig",
+        "ismn_models.classifiers.training:build",
+        "ismn_models.classifiers.training:stages",
+        trained_as="classifier",
+    ),
+    _trained(
+        "ismn",
+        "instance sparsity mapping: detect, regenerate, answer (Haque and Kang 2021)",
+        "route",
+        "IsmnConfig",
+    ),
+    _trained(
+        "magnet", "MagNet: auto-encoder detectors and reformer (Meng and Chen 2017)", "reject", "MagnetConfig"
+    ),
+    _trained("ddsa", "deep denoising sparse auto-encoder (after Bakhti et al. 2019)", "reform", "DdsaConfig"),
+    _control("jpeg", "control: JPEG compression", "JpegConfig", "build_jpeg"),
+    _control("median", "control: median filter", "MedianConfig", "build_median"),
+    _control(
+        "sign-decoder", "control: untrained decoder of sign noise", "SignDecoderConfig", "build_sign_decoder"
+    ),
+)
+
+TRAINABLE: dict[str, SystemEntry] = {
+    entry.trained_as: entry for entry in SYSTEMS.values() if entry.trained_as
+}
+"""Systems by the name that `ismn train --system` knows them by."""
+
+DATASETS: dict[str, DatasetEntry] = {
+    "cifar10": DatasetEntry(
+        "cifar10",
+        "CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images",
+        "ismn_cli.data.cifar10:load",
+        classes=10,
+        channels=3,
+        size=32,
+        trainable=True,
+    ),
+    "cifar10-mini": DatasetEntry(
+        "cifar10-mini",
+        "1,000 test images of CIFAR-10, shipped with ismn; for evaluation only",
+        "ismn_cli.data.mini:load",
+        classes=10,
+        channels=3,
+        size=32,
+        trainable=False,
+    ),
+}
+
+
+def find(table: Mapping[str, Entry], kind: str, name: str) -> Entry:
+    """Return the entry called ``name``. Raises UsageError with the nearest name of this ``kind``."""
+    if name not in table:
+        raise unknown_name(kind, name, table)
+    return table[name]
+
+
+def load(reference: str) -> Any:
+    """Import what "module:name" refers to. Raises UsageError where the module or the name does not exist."""
+    module_name, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        missing = error.name or module_name
+        hint = f"Is '{missing}' installed in this environment?"
+        raise UsageError(f"Cannot import '{reference}': {error}.", hint) from error
+    except AttributeError as error:
+        raise UsageError(f"Cannot import '{reference}': {error}.", "Write it as module:name.") from error

@@ -1,0 +1,84 @@
+"""Adversarial examples on disk, a file for each batch: a killed attack continues at the batch it was at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ismn_cli.core.storage import move_aside, unreadable, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[Any]]
+
+_DIGEST = "sha256"
+
+
+class Examples:
+    """The batches of one attack, in the folder ``folder`` of the store at ``root``."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root, self.folder = root, folder
+
+    def batch(self, index: int) -> Arrays | None:
+        """Return the arrays of batch ``index`` as they were put; None where none can be trusted."""
+        found = self._read(index)
+        return found[0] if found else None
+
+    def metadata(self, index: int) -> dict[str, str] | None:
+        """Return what was noted beside batch ``index``; None where none can be trusted."""
+        found = self._read(index)
+        return found[1] if found else None
+
+    def put_batch(self, index: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        """Store a batch in one piece; float64 becomes float32. Raises UsageError where the disk refuses."""
+        from safetensors.numpy import save
+
+        whole = {name: _plain(array) for name, array in arrays.items()}
+        content = save(whole, {**metadata, _DIGEST: _digest(whole)})
+        write_whole(self._path(index), lambda temporary: temporary.write_bytes(content))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"batch-{index:05d}.safetensors"
+
+    def _read(self, index: int) -> tuple[Arrays, dict[str, str]] | None:
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path(index)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = dict(file.metadata() or {})
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except FileNotFoundError:
+            return None
+        except SafetensorError as error:
+            move_aside(self.root, path, str(error))
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        # The format finds a truncated file; only a digest finds blocks that a crash left zero.
+        if metadata.pop(_DIGEST, None) != _digest(arrays):
+            move_aside(self.root, path, "its content has changed since it was written")
+            return None
+        return arrays, metadata
+
+
+def _plain(array: np.ndarray) -> NDArray[Any]:
+    import numpy as np
+
+    whole = np.ascontiguousarray(array)
+    return whole.astype(np.float32) if whole.dtype == np.float64 else whole
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return sha256 over names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        total.update(f"{name} {array.dtype} {array.shape} ".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()

@@ -1,0 +1,64 @@
+"""Names in a recipe against the catalogue, in the raw mapping: a wrong type elsewhere hides no wrong name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ismn_cli.core.catalogue import ATTACKS, DATASETS, SYSTEMS, TRAINABLE, load
+from ismn_cli.core.settings import nearest, settings_problems
+
+_LISTS = ("defence", "knowledge", "attack.method", "attack.eps")
+
+
+def catalogue_problems(mapping: Mapping[str, Any], training: bool) -> list[str]:
+    """Return one line for each name that does not exist, with the nearest that does."""
+    found = _unknown(mapping, "dataset.name", "data set", DATASETS)
+    return found + (_of_training(mapping) if training else _of_matrix(mapping))
+
+
+def _of_matrix(mapping: Mapping[str, Any]) -> list[str]:
+    return [
+        *(f"{place}: the list is empty" for place in _LISTS if _at(mapping, place) in ([], ())),
+        *_unknown(mapping, "defence", "system", SYSTEMS),
+        *_unknown(mapping, "attack.method", "attack", ATTACKS),
+        *_unknown(mapping, "attack.params", "attack", ATTACKS),
+    ]
+
+
+def _of_training(mapping: Mapping[str, Any]) -> list[str]:
+    found = _unknown(mapping, "system", "system to train", TRAINABLE)
+    for name in _names(mapping, "dataset.name"):
+        if name in DATASETS and not DATASETS[name].trainable:
+            found.append(f"dataset.name: '{name}' is for evaluation only; train on cifar10")
+    system, config = mapping.get("system", "ismn"), mapping.get("config", {})
+    reference = TRAINABLE[system].config if isinstance(system, str) and system in TRAINABLE else None
+    if reference is None or not isinstance(config, Mapping):
+        return found
+    return found + [f"config.{problem}" for problem in settings_problems(load(reference), config)]
+
+
+def _unknown(mapping: Mapping[str, Any], place: str, kind: str, table: Iterable[str]) -> list[str]:
+    known = sorted(table)
+    return [
+        f"{place}: there is no {kind} called '{name}'; {nearest(name, known)}"
+        for name in _names(mapping, place)
+        if name not in known
+    ]
+
+
+def _names(mapping: Mapping[str, Any], place: str) -> list[str]:
+    """Return the names at ``place``: one, a list of them, or the keys of a mapping."""
+    value = _at(mapping, place)
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple | Mapping):
+        return []
+    return [name for name in values if isinstance(name, str)]
+
+
+def _at(mapping: Mapping[str, Any], place: str) -> Any:
+    """Return what is at "a.b"; None where there is nothing."""
+    value: Any = mapping
+    for key in place.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

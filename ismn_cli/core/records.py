@@ -1,0 +1,110 @@
+"""What was measured: per-sample answers, cells and runs, as they are stored. Every record carries its schema version."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ismn_cli.core.specs import Cell, Frozen
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """What became of one sample under attack."""
+
+    WRONG_CLEAN = "wrong-clean"
+    """The system was wrong, or refused to answer, before any attack."""
+    SURVIVED = "survived"
+    BROKEN = "broken"
+    DETECTED = "detected"
+    """Rejected under attack, right before it. Whether that is a success is a matter of accounting."""
+    UNKNOWN = "unknown"
+    """The attack crashed or left the threat model. Never counted as robust."""
+
+
+class Answers(Frozen):
+    """One system's answers on N samples, a column each (see `ismn_models.pipeline.Decision`)."""
+
+    predicted: tuple[int, ...]
+    flagged: tuple[bool, ...]
+    rejected: tuple[bool, ...]
+    score: tuple[float, ...]
+    loops: tuple[int, ...]
+
+
+class CellResult(Frozen):
+    """The result of one cell: per-sample columns, and what it cost."""
+
+    schema_version: Literal[1] = 1
+    cell: Cell
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    clean: Answers
+    attacked: Answers | None = None
+    """None for a clean cell."""
+    failed: tuple[bool, ...] = ()
+    """Samples on which the attack crashed, gave NaN or left the threat model."""
+    linf: tuple[float, ...] = ()
+    l2: tuple[float, ...] = ()
+    forwards: int = 0
+    """Images sent forward through the attacked module while crafting."""
+    backwards: int = 0
+    craft_seconds: float = 0.0
+    judge_seconds: float = 0.0
+    """Time of the whole system's decision over all N samples, once."""
+    notes: tuple[str, ...] = ()
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return what became of each sample (empty for a clean cell)."""
+        if self.attacked is None:
+            return ()
+        return tuple(self._outcome(i, self.attacked) for i in range(len(self.ids)))
+
+    def _outcome(self, i: int, attacked: Answers) -> Outcome:
+        if self.clean.rejected[i] or self.clean.predicted[i] != self.labels[i]:
+            return Outcome.WRONG_CLEAN
+        if self.failed[i]:
+            return Outcome.UNKNOWN
+        if attacked.rejected[i]:
+            return Outcome.DETECTED
+        return Outcome.SURVIVED if attacked.predicted[i] == self.labels[i] else Outcome.BROKEN
+
+
+class Environment(Frozen):
+    """Where a run took place."""
+
+    ismn: str
+    commit: str | None
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: str
+    threads: int
+
+
+RunKind = Literal["train", "attack", "defend", "run"]
+Status = Literal["running", "interrupted", "done"]
+
+
+class RunRecord(Frozen):
+    """One run: what was asked, where, and what came of it."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    kind: RunKind
+    name: str
+    status: Status
+    recipe: dict[str, JsonValue]
+    environment: Environment
+    started: str
+    finished: str | None = None
+    cells: tuple[str, ...] = ()
+    """Keys of the cells, in the order of the table."""
+    weights: str | None = None
+    """Training runs: sha256 over the tensors of the trained system."""
+    figures: dict[str, dict[str, float]] = {}
+    """Training runs: each stage's closing figures."""
+    notes: tuple[str, ...] = ()

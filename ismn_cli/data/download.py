@@ -1,0 +1,98 @@
+"""CIFAR-10 by download through torchvision, with its checksum; quick to give up where there is no network."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import sys
+import tarfile
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
+ANSWER_WITHIN = 10.0
+"""Seconds for the server's first answer, name resolution included."""
+STALLED_AFTER = 30.0
+"""Seconds without a byte, once the download has begun."""
+
+
+class DownloadError(Exception):
+    """The download did not succeed; the message is the reason in a few words."""
+
+
+def download(root: Path) -> None:
+    """Put ``cifar-10-batches-py`` in ``root``, whole or not at all; an archive that lies there is used.
+
+    Raises DownloadError: no answer within ten seconds, a stalled or damaged download, a full disk.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=root, prefix=".cifar-10-")
+        # stdout belongs to results: whatever torchvision has to say goes to stderr
+        with scratch as folder, contextlib.redirect_stdout(sys.stderr):
+            archive = _archive(root, Path(folder))
+            extract_archive(str(archive), folder)
+            _move_into(Path(folder) / CIFAR10.base_folder, root)
+    except (OSError, HTTPException, tarfile.TarError, RuntimeError, EOFError) as error:
+        raise DownloadError(_in_short(error)) from None
+
+
+def _archive(root: Path, scratch: Path) -> Path:
+    name: str = CIFAR10.filename
+    if check_integrity(root / name, CIFAR10.tgz_md5):
+        return root / name
+    _ask_server(CIFAR10.url)
+    with _socket_timeout(STALLED_AFTER):
+        download_url(CIFAR10.url, str(scratch), name, CIFAR10.tgz_md5)
+    return scratch / name
+
+
+def _ask_server(url: str) -> None:
+    """Ask for the headers, in a thread because no timeout of a socket bounds the look-up of a name."""
+    failures: list[Exception] = [TimeoutError(f"no answer within {ANSWER_WITHIN:g} s")]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_WITHIN):
+                failures.clear()
+        except (OSError, HTTPException) as error:
+            failures[:] = [error]
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_WITHIN)
+    for failure in failures:
+        raise failure
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _move_into(folder: Path, root: Path) -> None:
+    try:
+        folder.rename(root / folder.name)
+    except OSError as error:
+        # another process was faster: its copy has passed the same checksum
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _in_short(error: Exception) -> str:
+    cause = getattr(error, "reason", error)
+    reason = getattr(cause, "strerror", None) or cause
+    where = getattr(cause, "filename", None)
+    return " ".join(str(reason).split()) + (f": {where}" if where else "") or type(error).__name__

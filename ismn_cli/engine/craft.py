@@ -1,0 +1,120 @@
+"""One batch of adversarial examples: the attack proposes; the harness clips, verifies and counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.specs import ThreatModel
+from ismn_cli.engine.ball import allowed, distances, project
+from ismn_cli.engine.counting import Counted
+from ismn_cli.engine.modes import evaluating
+from ismn_cli.engine.rng import isolated
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, x [N, C, H, W] in [0, 1], y int64 [N]) -> images of the same shape."""
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Adversarial examples for N images, and what they cost."""
+
+    adversarial: Tensor
+    """float32 [N, C, H, W], inside the ball and the box. Where the attack failed, the clean image."""
+    failed: Tensor
+    """bool [N]: the attack crashed, gave NaN, or left the threat model by more than rounding."""
+    notes: tuple[str, ...]
+    linf: Tensor
+    """[N], pixels."""
+    l2: Tensor
+    forwards: int
+    """Images sent forward."""
+    backwards: int
+    seconds: float
+
+
+def craft_batch(
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+) -> Crafted:
+    """Attack ``model`` on x float32 [N, C, H, W] in [0, 1] with labels y int64 [N].
+
+    The model is in eval mode and its parameters take no gradients while it is attacked; mode, gradients and
+    the global random generators are as before afterwards. Whatever the attack returns is clipped to the ball
+    and the box; a sample further out than rounding explains has failed. Raises UsageError for images out of
+    range or of another type, and when memory runs out: neither says anything about the attack.
+    """
+    _check(x, y)
+    start, counted = time.perf_counter(), Counted(model)
+    with isolated(seed), evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
+        counted.eval()
+        proposed, note = _propose(attack, counted, x, y)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+    seconds = time.perf_counter() - start
+    adversarial, failed, notes = _verify(proposed, x, threat)
+    linf, l2 = distances(adversarial, x)
+    notes = (note,) if note else notes
+    return Crafted(adversarial, failed, notes, linf, l2, counted.forwards, counted.backwards, seconds)
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    hint = "Give float32 images [N, C, H, W] with pixels in [0, 1] and int64 labels [N]."
+    if x.dtype != torch.float32 or x.ndim != 4:
+        raise UsageError(f"Images are {_kind(x)}.", hint)
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise UsageError(f"Labels are {_kind(y)} for {len(x)} images.", hint)
+    # Written so that NaN fails it too.
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise UsageError("There are pixels outside [0, 1], or not finite.", hint)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, str]:
+    """Return the attack's images, or NaN and a note where it gave none. It works on copies of x and y."""
+    if len(x) == 0:
+        return x, ""
+    try:
+        proposed = attack(model, x.detach().clone(), y.clone())
+    except UsageError:
+        raise
+    except Exception as error:
+        if _out_of_memory(error):
+            raise UsageError(
+                f"Memory ran out while attacking {len(x)} images at once.", "Give a smaller batch size."
+            ) from None
+        return torch.full_like(x, torch.nan), f"the attack crashed on {len(x)} samples: {_one_line(error)}"
+    if not isinstance(proposed, Tensor) or proposed.shape != x.shape or not proposed.is_floating_point():
+        kind = _kind(proposed) if isinstance(proposed, Tensor) else type(proposed).__name__
+        return torch.full_like(x, torch.nan), f"the attack returned {kind} for images {list(x.shape)}"
+    return proposed.detach().to(x), ""
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a bare RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _verify(proposed: Tensor, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return images that keep to the threat model, which samples failed, and notes why."""
+    finite = proposed.isfinite().flatten(1).all(1)
+    kept = finite & allowed(proposed, x, threat) if len(x) else finite
+    adversarial = torch.where(kept[:, None, None, None], project(proposed, x, threat), x)
+    notes = []
+    if not finite.all():
+        notes.append(f"the attack returned values that are not finite for {int((~finite).sum())} samples")
+    if strayed := int((finite & ~kept).sum()):
+        notes.append(f"the attack left the threat model on {strayed} samples")
+    return adversarial, ~kept, tuple(notes)

@@ -1,0 +1,110 @@
+"""What a reader must know to not be misled by a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ismn_cli.core.specs import format_eps
+from ismn_cli.reporting.figures import refuses
+from ismn_cli.reporting.published import Ceiling, ceiling, lookup
+from ismn_cli.reporting.sections import images_text, short
+from ismn_cli.reporting.table import Row
+
+NOTHING = "Nothing is stored yet."
+GRAY = (
+    "Gray-box: the attacker holds the undefended classifier and does not know the defence. "
+    "This says nothing about robustness against an attacker who does."
+)
+ACCOUNTING = (
+    "strict counts a refused image as wrong; rejected = success (MagNet's accounting, Meng and Chen 2017) "
+    "counts it as right. Compare systems that always answer with the strict figures only."
+)
+
+
+def notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the notes on ``rows``, most important first, none of them twice."""
+    if not rows:
+        return (NOTHING,)
+    sources = (_limited, _gray, _accounting, _unknown, _paper, _ceilings, _weights, _own)
+    return tuple(dict.fromkeys(note for source in sources for note in source(rows)))
+
+
+def _limited(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row["n"] < row["split_size"]:
+            place = f"{images_text(row)} of {row['dataset']} {row['split']}"
+            yield f"Limited: {place}, in a seeded, class-balanced order; not the whole split."
+
+
+def _gray(rows: Sequence[Row]) -> Iterator[str]:
+    if any(row["knowledge"] == "gray" for row in rows):
+        yield GRAY
+
+
+def _accounting(rows: Sequence[Row]) -> Iterator[str]:
+    refusing = dict.fromkeys(row["defence"] for row in rows if row["attack"] is not None and refuses(row))
+    if refusing:
+        yield f"Refused images ({', '.join(refusing)}): {ACCOUNTING}"
+
+
+def _unknown(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row["failed"]:
+            yield (
+                f"Unknown: {_name(row)}: the attack failed on {row['failed']:,} of {row['n']:,} images "
+                f"(crash, NaN or outside the threat model), {row['unknown']:,} of them right before it. "
+                "They count as robust nowhere, and stay out of the success rate and the distances."
+            )
+
+
+def _paper(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row["paper"] is None:
+            continue
+        asked = (row["dataset"], row["defence"], row["attack"], row["norm"], row["eps"], row["knowledge"])
+        found = lookup(*asked)
+        if found is not None:
+            yield f"paper: {found.cite}, read as {found.reading}. {found.caveat}"
+
+
+def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
+    tops: dict[float, Ceiling] = {}
+    for row in rows:
+        top = ceiling(row["dataset"], row["norm"], row["eps"]) if row["attack"] is not None else None
+        if top is not None:
+            tops[top.eps] = top
+    bounds = [
+        f"{100 * top.accuracy:.1f} % at {format_eps(eps)} ({top.images:,})"
+        for eps, top in sorted(tops.items())
+    ]
+    if bounds:
+        yield (
+            f"eps {format_eps(min(tops))} and more is far above the usual 8/255: against a worst-case "
+            "attacker no deterministic classifier that always answers can exceed "
+            f"{', '.join(bounds)}, on that many random CIFAR-10 images. "
+            "A higher figure shows only that the attack is not the worst."
+        )
+
+
+def _weights(rows: Sequence[Row]) -> Iterator[str]:
+    pairs = [("base classifier", row["classifier_weights"]) for row in rows]
+    pairs += [(row["defence"], row["defence_weights"]) for row in rows]
+    named = dict.fromkeys(f"{name} {short(weights)}" for name, weights in pairs if weights)
+    if named:
+        yield f"Weights (sha256): {', '.join(named)}."
+
+
+def _own(rows: Sequence[Row]) -> Iterator[str]:
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        if row["notes"]:
+            cells.setdefault(row["notes"], []).append(_name(row))
+    for note, names in cells.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield f"Note on {', '.join(names[:3])}{more}: {note}"
+
+
+def _name(row: Row) -> str:
+    if row["attack"] is None:
+        return f"{row['defence']}, clean"
+    return f"{row['attack']} {row['level']} on {row['defence']}"

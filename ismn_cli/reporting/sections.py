@@ -1,0 +1,138 @@
+"""Which rows may stand side by side (same images, classifier and knowledge), and what to call them there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ismn_cli.reporting.table import Row
+
+KNOWLEDGE = {
+    "clean": "no attack",
+    "black": "black-box",
+    "gray": "gray-box",
+    "white": "white-box",
+    "adaptive": "adaptive",
+}
+_IMAGES = ("dataset", "split", "samples", "data", "n", "classifier", "classifier_weights")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows that compare. ``clean`` has one row per defence, ``boxes`` one per (defence, attack, eps)."""
+
+    title: str
+    clean: dict[str, Row]
+    boxes: dict[tuple[str, str, float], Row]
+
+    def attacks(self) -> dict[str, list[float]]:
+        """Return each attack's levels in ascending order, attacks in order of appearance."""
+        found: dict[str, set[float]] = {}
+        for _, attack, eps in self.boxes:
+            found.setdefault(attack, set()).add(eps)
+        return {attack: sorted(levels) for attack, levels in found.items()}
+
+
+def sections(rows: Sequence[Row]) -> list[Section]:
+    """Divide ``rows`` into sections, in order of appearance; clean cells join all on their images."""
+    attacked: dict[tuple[object, ...], list[Row]] = {}
+    unattacked: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        images = _values(row, _IMAGES)
+        if row["attack"] is None:
+            unattacked.setdefault(images, []).append(row)
+        else:
+            attacked.setdefault((*images, row["knowledge"]), []).append(row)
+    alone: dict[tuple[object, ...], list[Row]] = {
+        (*images, "clean"): [] for images in unattacked if all(images != key[:-1] for key in attacked)
+    }
+    return [_section(rows, unattacked.get(key[:-1], []), found) for key, found in (attacked | alone).items()]
+
+
+def _section(everything: Sequence[Row], clean: list[Row], attacked: list[Row]) -> Section:
+    here = clean + attacked
+    names = defence_labels(here)
+    first = dict(reversed(list(zip(names, here, strict=True))))
+    labels = zip(names[len(clean) :], attack_labels(attacked), attacked, strict=True)
+    return Section(
+        _title(here[0], attacked[0]["knowledge"] if attacked else "clean", everything),
+        {name: first[name] for name in names},
+        {(name, attack, row["eps"]): row for name, attack, row in labels},
+    )
+
+
+def _title(row: Row, knowledge: str, everything: Sequence[Row]) -> str:
+    parts = [f"{row['dataset']} {row['split']}", images_text(row), KNOWLEDGE[knowledge]]
+    place = ("dataset", "split", "n")
+    alike = [other for other in everything if _values(other, place) == _values(row, place)]
+    for word, field, peers in (
+        ("classifier", "classifier_weights", everything),
+        ("images", "samples", alike),
+        ("pixels", "data", alike),
+    ):
+        if len({other[field] for other in peers}) > 1:
+            parts.append(f"{word} {short(row[field])}")
+    return ", ".join(parts)
+
+
+def images_text(row: Row) -> str:
+    """Say how many images were evaluated, and of how many."""
+    if row["n"] < row["split_size"]:
+        return f"first {row['n']:,} of {row['split_size']:,} images"
+    return f"all {row['n']:,} images"
+
+
+def short(digest: str) -> str:
+    """Return the first characters of a sha256, enough to tell weights apart."""
+    return digest[:8] or "(none)"
+
+
+def defence_labels(rows: Sequence[Row]) -> list[str]:
+    """Name each row's defence; its weights are told where one name stands for several."""
+    weights: dict[str, set[str]] = {}
+    for row in rows:
+        weights.setdefault(row["defence"], set()).add(row["defence_weights"])
+    return [
+        row["defence"] + (f" {short(row['defence_weights'])}" if len(weights[row["defence"]]) > 1 else "")
+        for row in rows
+    ]
+
+
+def attack_labels(rows: Sequence[Row]) -> list[str]:
+    """Name each row's attack without its eps; settings are told where attacks of one name and eps differ."""
+    settings = [_settings(row) for row in rows]
+    names = [_attack_name(row) for row in rows]
+    labels = []
+    for name, mine in zip(names, settings, strict=True):
+        same = [other for other, label in zip(settings, names, strict=True) if label == name]
+        told = [f"{key}={mine.get(key, 'default')}" for key in sorted(_varying(same))]
+        labels.append(", ".join([name, *told]))
+    return labels
+
+
+def _attack_name(row: Row) -> str:
+    norm = "" if row["norm"] == "linf" else f" {row['norm']}"
+    return f"{row['attack']}{norm}{' targeted' if row['targeted'] else ''}"
+
+
+def _settings(row: Row) -> dict[str, str]:
+    params = {key: json.dumps(value) for key, value in json.loads(row["params"]).items()}
+    return {**params, "seed": str(row["seed"]), "batch": str(row["batch_size"]), "eps": repr(row["eps"])}
+
+
+def _varying(settings: Iterable[dict[str, str]]) -> set[str]:
+    """Return the settings that differ between attacks of equal eps (a step size may well follow eps)."""
+    by_eps: dict[str, list[dict[str, str]]] = {}
+    for setting in settings:
+        by_eps.setdefault(setting["eps"], []).append(setting)
+    return {
+        key
+        for group in by_eps.values()
+        for key in set().union(*group)
+        if len({setting.get(key) for setting in group}) > 1
+    }
+
+
+def _values(row: Row, fields: Sequence[str]) -> tuple[object, ...]:
+    return tuple(row[field] for field in fields)

@@ -1,0 +1,238 @@
+"""A matrix of cells: defences x knowledge x attacks. What is stored is not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ismn_cli.core.catalogue import DATASETS, find
+from ismn_cli.core.environment import capture
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.recipes import MatrixRecipe
+from ismn_cli.core.records import CellResult, RunKind
+from ismn_cli.core.runs import Run
+from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, ThreatModel
+from ismn_cli.core.store import Store
+from ismn_cli.stages.cells import Bench, Job, OnBatch
+from ismn_cli.stages.resolve import Resolved, resolve
+from ismn_cli.stages.train import marking
+from ismn_cli.stages.weights import on_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from ismn_cli.data.image_set import ImageSet
+
+REPORT = "report.csv"
+AVAILABLE = (Knowledge.GRAY, Knowledge.WHITE)
+
+
+@dataclass(frozen=True)
+class MatrixProgress:
+    """Where a matrix stands: images done, of all that are to be computed, and the running score."""
+
+    label: str
+    done: int
+    total: int
+    score: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A matrix that was run: its cells in the order of the table, and how many were stored before."""
+
+    run: Run
+    results: tuple[CellResult, ...]
+    systems: tuple[Resolved, ...]
+    stored: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A recipe with everything found and checked."""
+
+    recipe: MatrixRecipe
+    images: ImageSet
+    systems: tuple[Resolved, ...]
+    attacks: tuple[AttackSpec, ...]
+    device: torch.device
+
+    def clean_cell(self, system: Resolved) -> Cell:
+        """Return the cell of ``system`` without attack."""
+        return self._cell(system, Knowledge.CLEAN, None)
+
+    def jobs(self) -> list[Job]:
+        """Return what is to be crafted: each job's cells share their examples."""
+        jobs = []
+        for knowledge in self.recipe.knowledge:
+            for attack in self.attacks:
+                groups: dict[str, list[tuple[Resolved, Cell]]] = {}
+                for system in self.systems:
+                    cell = self._cell(system, knowledge, attack)
+                    groups.setdefault(cell.examples_key(), []).append((system, cell))
+                jobs += [Job(attack, knowledge, tuple(group)) for group in groups.values()]
+        return jobs
+
+    def identity(self) -> str:
+        """Return the hash of what decides the results."""
+        content = self.recipe.model_dump(mode="json", exclude={"name", "summary", "weights"})
+        content["systems"] = [[s.base.weights, s.subject.key()] for s in self.systems]
+        content["samples"] = self.images.samples().key()
+        content["attacks"] = [attack.key() for attack in self.attacks]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:
+        return Cell(
+            classifier=system.base,
+            defence=system.subject,
+            samples=self.images.samples(),
+            knowledge=knowledge,
+            attack=attack,
+            seed=self.recipe.seed,
+            batch_size=self.recipe.batch_size,
+        )
+
+
+OnProgress = Callable[[MatrixProgress], None]
+
+
+def plan_matrix(
+    recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str, prefer_base: str | None = None
+) -> Matrix:
+    """Find and check all that a matrix needs. Raises UsageError before any work is done."""
+    from ismn_cli.data.loading import load_dataset
+    from ismn_cli.engine.device import pick_device
+
+    attacks = resolve_attacks(recipe)
+    chosen = pick_device(device)
+    dataset = find(DATASETS, "data set", recipe.dataset.name)
+    images = load_dataset(dataset.name, "test", data_dir, recipe.dataset.limit, recipe.seed)
+    names = dict.fromkeys(recipe.defence)
+    systems = [resolve(name, recipe.weights, store, dataset, prefer_base) for name in names]
+    for system in systems:
+        on_device(system.pipeline, chosen)
+    return Matrix(recipe, images, tuple(systems), attacks, chosen)
+
+
+def resolve_attacks(recipe: MatrixRecipe) -> tuple[AttackSpec, ...]:
+    """Return every attack at every size with all parameters pinned. Raises UsageError."""
+    from ismn_cli.attacks.adapter import make_attack
+    from ismn_cli.attacks.params import resolve_params
+
+    for knowledge in recipe.knowledge:
+        if knowledge not in AVAILABLE:
+            known = " and ".join(AVAILABLE)
+            raise UsageError(f"Knowledge '{knowledge}' is not available yet.", f"There are {known}.")
+    grid = recipe.attack
+    unused = sorted(set(grid.params) - set(grid.method))
+    if unused:
+        raise UsageError(
+            f"Parameters are given for '{unused[0]}', which is not among the attacks.",
+            f"The attacks are: {', '.join(grid.method)}.",
+        )
+    threats = [ThreatModel(norm=grid.norm, eps=eps) for eps in dict.fromkeys(grid.eps)]
+    specs = [
+        resolve_params(method, threat, grid.params.get(method, {}))
+        for method in dict.fromkeys(grid.method)
+        for threat in threats
+    ]
+    for spec in specs:
+        make_attack(spec, DATASETS[recipe.dataset.name].classes)
+    return tuple(specs)
+
+
+def run_matrix(
+    recipe: MatrixRecipe,
+    store: Store,
+    data_dir: Path | None,
+    device: str,
+    kind: RunKind,
+    on_progress: OnProgress,
+    prefer_base: str | None = None,
+) -> Finished:
+    """Compute every cell of ``recipe`` that is not stored yet, and write the run's report.csv.
+
+    A run that was cut continues at the batch where it stopped. Raises UsageError: bad input, a full disk.
+    """
+    return run_plan(plan_matrix(recipe, store, data_dir, device, prefer_base), store, kind, on_progress)
+
+
+def run_plan(matrix: Matrix, store: Store, kind: RunKind, on_progress: OnProgress) -> Finished:
+    """Compute the cells of a checked matrix; see `run_matrix`."""
+    import torch
+
+    environment = capture(str(matrix.device), torch.get_num_threads())
+    recipe = matrix.recipe
+    run = store.start_run(kind, recipe.name, recipe.model_dump(mode="json"), environment, matrix.identity())
+    with marking(run):
+        found, stored = _compute(matrix, store, on_progress)
+        results = _in_table_order(matrix, found)
+        _write_report(run, results)
+        notes = tuple(dict.fromkeys(f"{s.subject.name}: {s.origin}" for s in matrix.systems))
+        run.update(status="done", cells=tuple(r.cell.key() for r in results), notes=notes)
+    return Finished(run, results, matrix.systems, stored)
+
+
+def _compute(matrix: Matrix, store: Store, on_progress: OnProgress) -> tuple[dict[str, CellResult], int]:
+    """Return every cell's result by key, and how many of them were stored."""
+    jobs = matrix.jobs()
+    cells = [matrix.clean_cell(system) for system in matrix.systems]
+    cells += [cell for job in jobs for _, cell in job.cells]
+    found = {key: result for key in (c.key() for c in cells) if (result := store.cell(key))}
+    stored = len(found)
+    clean = [s for s in matrix.systems if matrix.clean_cell(s).key() not in found]
+    open_jobs = [job for job in jobs if any(cell.key() not in found for _, cell in job.cells)]
+    score = _Score(on_progress, (len(clean) + len(open_jobs)) * len(matrix.images))
+    bench = Bench(store, matrix.images, matrix.device, matrix.recipe.batch_size, matrix.recipe.seed)
+    for system in clean:
+        result = bench.clean(
+            matrix.clean_cell(system), system.pipeline, score.of(f"{system.subject.name}, clean")
+        )
+        found[result.cell.key()] = result
+    answers = {s.subject.name: found[matrix.clean_cell(s).key()].clean for s in matrix.systems}
+    for job in open_jobs:
+        missing = job.without(found)
+        for result in bench.attack(missing, answers, score.of(missing.label())):
+            found[result.cell.key()] = result
+    return found, stored
+
+
+class _Score:
+    """Adds up what the batches of all cells report."""
+
+    def __init__(self, on_progress: OnProgress, total: int) -> None:
+        self.on_progress, self.total, self.done = on_progress, total, 0
+
+    def of(self, label: str) -> OnBatch:
+        """Return the callback of one cell."""
+        counts: Counter[str] = Counter()
+
+        def on_batch(images: int, outcomes: Sequence[str]) -> None:
+            self.done += images
+            counts.update(outcomes)
+            self.on_progress(MatrixProgress(label, self.done, self.total, dict(counts)))
+
+        return on_batch
+
+
+def _in_table_order(matrix: Matrix, found: dict[str, CellResult]) -> tuple[CellResult, ...]:
+    """Return the results defence by defence, the clean cell first."""
+    jobs = matrix.jobs()
+    keys = []
+    for system in matrix.systems:
+        keys.append(matrix.clean_cell(system).key())
+        keys += [cell.key() for job in jobs for owner, cell in job.cells if owner is system]
+    return tuple(found[key] for key in keys)
+
+
+def _write_report(run: Run, results: Sequence[CellResult]) -> None:
+    from ismn_cli.core.storage import write_text
+    from ismn_cli.reporting.comparison_table import comparison_report
+    from ismn_cli.reporting.render import render_text
+
+    write_text(run.folder / REPORT, render_text(comparison_report(results), "csv"))

@@ -1,0 +1,227 @@
+"""From a name to a system with weights: newest finished training, else released weights; it says which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from ismn_cli.core.catalogue import SYSTEMS, TRAINABLE, DatasetEntry, SystemEntry, find, load
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.runs import Run
+from ismn_cli.core.settings import build_settings
+from ismn_cli.core.specs import Subject
+from ismn_cli.core.store import Store
+from ismn_cli.stages.manifest import read_manifest, released_file, released_folder
+from ismn_cli.stages.weights import Header, load_weights, read_header, system_hash, tensor_hash
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ismn_models.pipeline import Pipeline
+
+_LOG = logging.getLogger("ismn")
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trained system lies. ``base_file`` holds its base classifier where ``file`` does not."""
+
+    file: Path
+    header: Header
+    origin: str
+    base_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A system that can decide, with its weights pinned. ``origin`` says in words where they come from."""
+
+    subject: Subject
+    base: Subject
+    pipeline: Pipeline
+    origin: str
+    policy: str
+
+
+def resolve(
+    name: str, weights: str, store: Store, dataset: DatasetEntry, prefer_base: str | None = None
+) -> Resolved:
+    """Return the system called ``name``, on the CPU and in evaluation mode.
+
+    ``weights``: "auto" (the newest finished training, else the released weights), "released", or a run's id.
+    With ``prefer_base``, the hash of a base classifier, "auto" takes the newest system around that one if
+    there is one. Raises UsageError: unknown names, nothing trained or released, weights for other data.
+    """
+    entry = find(SYSTEMS, "system", name)
+    source = _choose(entry, weights, store, prefer_base)
+    _check_fits(source, dataset)
+    trained = load_source(source)
+    if entry.trained_as == source.header.system:
+        pipeline, settings = trained, _settings(entry, source.header)
+    else:
+        # An undefended system, or a defence without weights: around the same base classifier.
+        settings = _settings(entry, None)
+        pipeline = load(entry.build)(settings, dataset.classes, dataset.channels, base=trained.base)
+    pipeline.eval()
+    base = Subject(name="classifier", weights=source.header.base)
+    subject = _subject(entry, pipeline, settings, base)
+    return Resolved(subject, base, pipeline, source.origin, entry.policy)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base classifier, the hash of its tensors, its settings, and where it comes from."""
+
+    net: nn.Module
+    weights: str
+    config: dict[str, JsonValue]
+    origin: str
+
+
+def base_of(classifier: str, store: Store) -> Base:
+    """Return the base classifier for a training.
+
+    ``classifier``: "released", a run's id, or "auto": the newest finished training's, else the released one.
+    """
+    source = _choose(SYSTEMS["none"], classifier, store, None)
+    return Base(load_source(source).base, source.header.base, source.header.base_config, source.origin)
+
+
+def finished(run: Run) -> bool:
+    """Whether ``run`` is a training that is done and still has its weights."""
+    record = run.record
+    return record.kind == "train" and record.status == "done" and (run.folder / WEIGHTS).is_file()
+
+
+def run_source(run: Run) -> Source:
+    """Return what a finished training run trained. Raises UsageError if it is not one."""
+    if not finished(run):
+        state = "is a training that is not finished" if run.record.kind == "train" else "trained nothing"
+        raise UsageError(f"Run {run.record.id} {state}.", "See the finished ones: ismn list runs")
+    file = run.folder / WEIGHTS
+    return Source(file, read_header(file), f"run {run.record.id}")
+
+
+def load_source(source: Source) -> Pipeline:
+    """Build the system that ``source`` describes and load its weights, on the CPU."""
+    header = source.header
+    pipeline = untrained(header)
+    load_weights(source.file, pipeline, base=source.base_file is None)
+    if source.base_file is not None:
+        base = load_source(Source(source.base_file, read_header(source.base_file), "")).base
+        pipeline.base.load_state_dict(base.state_dict())
+    if tensor_hash(pipeline.base) != header.base:
+        raise UsageError(f"{source.file} belongs to another base classifier.", "Train again with --fresh.")
+    return pipeline
+
+
+def untrained(header: Header) -> Pipeline:
+    """Build the system that ``header`` describes."""
+    entry, plain = find(TRAINABLE, "trained system", header.system), SYSTEMS["none"]
+    shape = (header.classes, header.channels)
+    base = load(plain.build)(build_settings(load(str(plain.config)), header.base_config, "base"), *shape).base
+    pipeline: Pipeline = load(entry.build)(_settings(entry, header), *shape, base=base)
+    return pipeline
+
+
+def _choose(entry: SystemEntry, weights: str, store: Store, prefer_base: str | None) -> Source:
+    if weights == "auto":
+        candidates = _candidates(entry, store)
+        source = next(candidates, None)
+        if source is not None and prefer_base not in (None, source.header.base):
+            source = next((s for s in candidates if s.header.base == prefer_base), source)
+        return source or _released(entry)
+    if weights == "released":
+        return _released(entry)
+    return _from_run(entry, store.run(weights), store)
+
+
+def _from_run(entry: SystemEntry, run: Run, store: Store) -> Source:
+    """Return the run where it trained this system, else the newest of its kind around the same base."""
+    source = run_source(run)
+    if _serves(source, entry):
+        return source
+    alike = (s for s in _candidates(entry, store) if s.header.base == source.header.base)
+    found = next(alike, None)
+    if found is None:
+        raise UsageError(
+            f"Run {run.record.id} trained {source.header.system}; there is no {entry.name} around its base.",
+            f"Train one: ismn train --system {entry.name} --classifier {run.record.id}",
+        )
+    return found
+
+
+def _candidates(entry: SystemEntry, store: Store) -> Iterator[Source]:
+    """Yield what could serve as this system: finished trainings, the newest first, then the released one."""
+    for run in store.runs():
+        if not finished(run):
+            continue
+        try:
+            source = run_source(run)
+        except UsageError as error:
+            _LOG.warning("Run %s is left out: %s", run.record.id, error.message)
+            continue
+        if source.header.system in TRAINABLE and _serves(source, entry):
+            yield source
+    try:
+        yield _released(entry)
+    except UsageError as error:
+        _LOG.debug("%s", error.message)
+
+
+def _serves(source: Source, entry: SystemEntry) -> bool:
+    """Whether ``source`` gives this system: any base classifier serves where that is all it needs."""
+    return _needs_base_only(entry) or source.header.system == entry.trained_as
+
+
+def _needs_base_only(entry: SystemEntry) -> bool:
+    return entry.trained_as in (None, "classifier")
+
+
+def _released(entry: SystemEntry) -> Source:
+    wanted = "classifier" if _needs_base_only(entry) else str(entry.trained_as)
+    folder = released_folder()
+    manifest = read_manifest(folder)
+    if wanted not in manifest:
+        raise UsageError(
+            f"There are no weights for {entry.name}: none was trained here, and none is released.",
+            f"Train it first: ismn train --dataset cifar10 --system {wanted}",
+        )
+    found = manifest[wanted]
+    file = released_file(folder, found)
+    base_file = released_file(folder, manifest[found.base]) if found.base else None
+    return Source(file, read_header(file), "the released weights", base_file)
+
+
+def _settings(entry: SystemEntry, header: Header | None) -> Any:
+    if entry.config is None:
+        return None
+    values = header.config if header else {}
+    return build_settings(load(entry.config), values, f"settings of {entry.name}")
+
+
+def _subject(entry: SystemEntry, pipeline: Pipeline, settings: Any, base: Subject) -> Subject:
+    """Pin the system: the tensors, and the settings where they take part in a decision."""
+    if entry.trained_as == "classifier":
+        return Subject(name=entry.name, weights=base.weights)
+    text = json.dumps(asdict(settings) if settings else {}, sort_keys=True)
+    pinned = hashlib.sha256(f"{system_hash(pipeline)}\n{text}".encode()).hexdigest()
+    return Subject(name=entry.name, weights=pinned)
+
+
+def _check_fits(source: Source, dataset: DatasetEntry) -> None:
+    header = source.header
+    if (header.classes, header.channels) != (dataset.classes, dataset.channels):
+        raise UsageError(
+            f"{source.origin} answers with {header.classes} classes for {header.channels} channels; "
+            f"{dataset.name} has {dataset.classes} and {dataset.channels}.",
+            f"Train on images of that kind first: ismn train --dataset {dataset.name}",
+        )

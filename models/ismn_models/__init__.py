@@ -1,0 +1,1 @@
+"""The model core of ismn: classifiers, defences, their losses and training stages. Torch only."""

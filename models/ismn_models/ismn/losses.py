@@ -1,0 +1,66 @@
+"""The losses of the mapping network, each a named term that can be switched off."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ismn_models.pipeline import Classify
+
+
+def reconstruction(x: Tensor, *regenerated: Tensor) -> Tensor:
+    """Eq. 3 with the square restored, summed over several regenerations of x (DDSA's two terms).
+
+    As printed, (1/n) sum (x - R(x')) has no lower bound: an output of +infinity minimises it.
+    """
+    return torch.stack([(x - r).square().mean() for r in regenerated]).sum()
+
+
+def guidance(classify: Classify, x: Tensor, regenerated: Tensor) -> Tensor:
+    """HGD's logit guidance: mean |z(R(x')) - z(x)| on the frozen base classifier, in clean standard deviations."""
+    with torch.no_grad():
+        wanted = classify(x).float()
+    got = classify(regenerated).float()
+    return (got - wanted).abs().mean() / wanted.std().clamp_min(1e-6)
+
+
+def adversarial(logits: Tensor) -> Tensor:
+    """The generator's part: -E log D(R(x'))."""
+    return nn.functional.softplus(-logits).mean()
+
+
+def discrimination(clean: Tensor, regenerated: Tensor, attacked: Tensor) -> Tensor:
+    """The discriminator's part: x is real; R(x') and the attacked x' are fakes of half weight each."""
+    softplus = nn.functional.softplus
+    return softplus(-clean).mean() + 0.5 * softplus(regenerated).mean() + 0.5 * softplus(attacked).mean()
+
+
+class CodeSparsity(nn.Module):
+    """Sparsity of the 128-number code: per instance as a loss, per unit as DDSA's bias rule."""
+
+    scale: Tensor
+    unit_mean: Tensor
+
+    def __init__(self, units: int, mu: float, beta: float, momentum: float = 0.999) -> None:
+        super().__init__()
+        self.mu, self.beta, self.momentum = mu, beta, momentum
+        self.register_buffer("scale", torch.tensor(0.0))
+        self.register_buffer("unit_mean", torch.zeros(units))
+
+    def instance_loss(self, code: Tensor) -> Tensor:
+        """Return mean_i max(0, a_i / s - mu)^2 with a_i the mean of sample i's code [N, units].
+
+        s is the running mean of positive activations, so that mu is a share of active units at any scale.
+        """
+        code = code.float()
+        with torch.no_grad():
+            positive = code.sum() / (code > 0).sum().clamp_min(1)
+            self.scale.copy_(positive if self.scale == 0 else 0.99 * self.scale + 0.01 * positive)
+        activity = code.mean(1) / self.scale.clamp_min(1e-6)
+        return (activity - self.mu).clamp_min(0).square().mean()
+
+    @torch.no_grad()
+    def adjust_bias(self, code: Tensor, bias: Tensor, lr: float) -> None:
+        """Move each unit's bias against its running mean activation: b -= lr * beta * (mu_hat - mu)."""
+        self.unit_mean.mul_(self.momentum).add_(code.float().mean(0), alpha=1 - self.momentum)
+        bias.sub_(lr * self.beta * (self.unit_mean - self.mu))

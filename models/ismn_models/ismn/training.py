@@ -1,0 +1,260 @@
+"""ISMN's schedule: mapping network (with its discriminator), then detector, then target classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ismn_models.classifiers.training import accuracy
+from ismn_models.crafting import AttackBank, pgd
+from ismn_models.images import Images
+from ismn_models.ismn.config import IsmnConfig
+from ismn_models.ismn.defence import Ismn
+from ismn_models.ismn.detector import fit_linear_svm, fit_ridge
+from ismn_models.ismn.losses import CodeSparsity, adversarial, discrimination, guidance, reconstruction
+from ismn_models.ismn.mixture import attack_mixture
+from ismn_models.ismn.nets import Discriminator
+from ismn_models.pipeline import Pipeline
+from ismn_models.training import Stage, decayed, flip_and_shift, set_lr, warmup_cosine
+
+BATCH = 250
+"""Batch size where nothing is trained."""
+
+
+def stages(pipeline: Pipeline, config: IsmnConfig) -> list[Stage]:
+    """Return the stages after the base classifier's own."""
+    defence = pipeline.defence
+    if not isinstance(defence, Ismn):
+        raise TypeError(f"not an ISMN pipeline: {type(defence).__name__}")
+    after_base: list[Stage] = [
+        MappingStage(pipeline.base, defence, config),
+        DetectorStage(pipeline.base, defence, config),
+    ]
+    if config.uses("target"):
+        after_base.append(TargetStage(pipeline, defence, config))
+    return after_base
+
+
+class MappingStage(Stage):
+    """Encoder and generator against the discriminator, on a mixture of attacks on the frozen base classifier."""
+
+    name = "mapping"
+
+    def __init__(self, base: nn.Module, defence: Ismn, config: IsmnConfig) -> None:
+        self.base, self.defence, self.config = base, defence, config
+        self.epochs, self.batch_size = config.mapping_epochs, config.batch_size
+        bias = defence.encoder.code.bias
+        self.sparsity = CodeSparsity(len(bias), config.mu, config.beta)
+        self.discriminator = Discriminator(defence.encoder.conv1.in_channels)
+        self.sparsity.to(bias.device)
+        self.discriminator.to(bias.device)
+        self.modules = (self.sparsity, self.discriminator)
+        mapping = [*defence.encoder.parameters(), *defence.generator.parameters()]
+        self.optimisers = (
+            torch.optim.Adam(mapping, config.mapping_lr, betas=(0.5, 0.999)),
+            torch.optim.Adam(self.discriminator.parameters(), config.mapping_lr, betas=(0.5, 0.999)),
+        )
+        self.bank = AttackBank()
+        self.playing = False
+
+    def begin_epoch(self, epoch: int, train: Images) -> None:
+        """See `Stage.begin_epoch`."""
+        _freeze(self.base)
+        self.playing = self.config.uses("gan") and epoch >= self.config.gan_start
+        self.bank.reserve(train)
+        if epoch % self.config.refresh == 0:
+            self.bank.clear()
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
+        """See `Stage.step`."""
+        attacked, _ = self.bank.lookup(
+            index, lambda missing: attack_mixture(self.base, x[missing], y[missing], self.config)
+        )
+        clean, attacked = flip_and_shift(torch.cat([x, attacked], 1)).chunk(2, 1)
+        regenerated, code = self.defence.regenerate(torch.cat([attacked, clean]))
+        from_attacked, from_clean = regenerated.chunk(2)
+        loss = self._loss(clean, from_attacked, from_clean, code)
+        figures = {"loss": loss.item(), "mse": (from_attacked - clean).detach().square().mean().item()}
+        lr = self.config.mapping_lr * warmup_cosine(progress)
+        _descend(self.optimisers[0], loss, lr)
+        if self.config.uses("unit-sparsity"):
+            self.sparsity.adjust_bias(code.detach(), self.defence.encoder.code.bias, lr)
+        if self.playing:
+            figures["discriminator"] = self._teach_discriminator(clean, from_attacked.detach(), attacked, lr)
+        return figures
+
+    def _loss(self, clean: Tensor, from_attacked: Tensor, from_clean: Tensor, code: Tensor) -> Tensor:
+        config = self.config
+        loss = reconstruction(clean, from_attacked, from_clean)
+        if config.uses("second-pass"):
+            again = self.defence.reform(from_attacked)
+            loss = loss + config.second_pass_weight * reconstruction(clean, again)
+        if config.uses("guide"):
+            loss = loss + config.guide_weight * guidance(self.base, clean, from_attacked)
+        if config.uses("instance-sparsity"):
+            loss = loss + config.sparsity_weight * self.sparsity.instance_loss(code)
+        if self.playing:
+            self.discriminator.requires_grad_(False)
+            loss = loss + config.gan_weight * adversarial(self.discriminator(from_attacked).float())
+        return loss
+
+    def _teach_discriminator(self, clean: Tensor, regenerated: Tensor, attacked: Tensor, lr: float) -> float:
+        self.discriminator.requires_grad_(True)
+        logits = self.discriminator(torch.cat([clean, regenerated, attacked])).float().chunk(3)
+        loss = discrimination(*logits)
+        _descend(self.optimisers[1], loss, lr)
+        return loss.item()
+
+    def finish(self, train: Images, validation: Images) -> dict[str, float]:
+        """Measure the base classifier on regenerated validation images, clean and attacked."""
+        right = {"clean": 0, "attacked": 0}
+        for x, y in validation.batches(BATCH):
+            attacked, _ = attack_mixture(self.base, x, y, self.config)
+            for name, images in (("clean", x), ("attacked", attacked)):
+                with torch.no_grad():
+                    right[name] += int((self.base(self.defence.reform(images)).argmax(1) == y).sum())
+        return {f"validation accuracy, {name} regenerated": k / len(validation) for name, k in right.items()}
+
+    def state(self) -> dict[str, Any]:
+        """See `Stage.state`; the attacks in use are part of it."""
+        return super().state() | {"bank": self.bank.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Stage.load_state`."""
+        super().load_state(state)
+        self.bank.load_state(state["bank"])
+
+
+class DetectorStage(Stage):
+    """P and Q on freshly attacked training images, the mapping network frozen ("individually trained"; seed)."""
+
+    name = "detector"
+
+    def __init__(self, base: nn.Module, defence: Ismn, config: IsmnConfig) -> None:
+        self.base, self.defence, self.config = base, defence, config
+
+    def finish(self, train: Images, validation: Images) -> dict[str, float]:
+        """Fit P, Q and the thresholds. Returns the detector's cross-validated accuracy and Q's mean error."""
+        _freeze(self.base)
+        chosen = torch.randperm(len(train))[: self.config.detector_images].to(train.labels.device)
+        features, eps = self._features(train.take(chosen))
+        detector = self.defence.detector
+        detector.mean.copy_(features[eps == 0].mean(0))
+        detector.std.copy_(features[eps == 0].std(0).clamp_min(1e-3))
+        features = (features - detector.mean) / detector.std
+        weights, bias, accuracy = fit_linear_svm(features, eps > 0)
+        _set_linear(detector.suspicion, weights, bias)
+        _set_linear(detector.level, *fit_ridge(features, eps))
+        with torch.no_grad():
+            error = (detector.level(features).squeeze(1).clamp(0, 0.5) - eps).abs().mean().item()
+        self.defence.calibrate((x for x, _ in validation.batches(BATCH)), self.base)
+        return {"detector accuracy": accuracy, "level error": error}
+
+    def _features(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Return raw features and eps of each image and of its attacked copy, balanced: clean has eps 0."""
+        features, levels = [], []
+        for x, y in images.batches(BATCH):
+            attacked, eps = attack_mixture(self.base, x, y, self.config)
+            for batch, level in ((x, torch.zeros_like(eps)), (attacked[eps > 0], eps[eps > 0])):
+                with torch.no_grad():
+                    features.append(self.defence.detector.raw_features(batch, self.defence.reform(batch)))
+                levels.append(level)
+        return torch.cat(features), torch.cat(levels)
+
+
+class TargetStage(Stage):
+    """f_S by adversarial training and distillation from the base, on clean, attacked and regenerated images."""
+
+    name = "target"
+
+    def __init__(self, pipeline: Pipeline, defence: Ismn, config: IsmnConfig) -> None:
+        self.pipeline, self.defence, self.config = pipeline, defence, config
+        self.epochs, self.batch_size = config.target_epochs, config.batch_size
+        groups = decayed(pipeline.classifier, 5e-4)
+        self.optimisers = (torch.optim.SGD(groups, lr=config.target_lr, momentum=0.9, nesterov=True),)
+        self.bank = AttackBank()
+
+    def begin_epoch(self, epoch: int, train: Images) -> None:
+        """See `Stage.begin_epoch`. The target starts from the base's weights."""
+        _freeze(self.pipeline.base)
+        self.defence.requires_grad_(False)
+        if epoch == 0:
+            self.pipeline.classifier.load_state_dict(self.pipeline.base.state_dict())
+        self.bank.reserve(train)
+        if epoch % self.config.refresh == 0:
+            self.bank.clear()
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
+        """See `Stage.step`."""
+        config, net = self.config, self.pipeline.classifier
+        quarter = max(1, len(x) // 4)
+        attacked, _ = self.bank.lookup(
+            index[:quarter], lambda missing: attack_mixture(self.pipeline.base, x[missing], y[missing], config)
+        )
+        source = x.clone()
+        source[:quarter] = attacked
+        clean, source = flip_and_shift(torch.cat([x, source], 1)).chunk(2, 1)
+        inputs = self._inputs(source, y, quarter)
+        net.train()
+        logits = net(inputs).float()
+        loss = self._loss(logits, clean, y)
+        _descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress))
+        return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}
+
+    def _inputs(self, source: Tensor, y: Tensor, quarter: int) -> Tensor:
+        """Return a quarter each: R(x'), R(x), attacks on the target itself, and x."""
+        inputs = source.clone()
+        with torch.no_grad():
+            inputs[: 2 * quarter] = self.defence.reform(source[: 2 * quarter])
+        if self.config.uses("adversarial-training"):
+            own = slice(2 * quarter, 3 * quarter)
+            steps, eps = self.config.at_steps, torch.full((quarter,), self.config.at_eps, device=y.device)
+            inputs[own] = pgd(self.pipeline.classifier, source[own], y[own], eps, steps, 2 * eps / steps)
+        return inputs
+
+    def _loss(self, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        """(1 - b) T^2 KL(teacher(x) || student(u)) + b CE(student(u), y)."""
+        hard = nn.functional.cross_entropy(logits, y)
+        if not self.config.uses("distillation"):
+            return hard
+        temperature, share = self.config.temperature, self.config.hard_label_share
+        with torch.no_grad():
+            teacher = (self.pipeline.base(clean).float() / temperature).softmax(1)
+        student = (logits / temperature).log_softmax(1)
+        soft = nn.functional.kl_div(student, teacher, reduction="batchmean") * temperature**2
+        return (1 - share) * soft + share * hard
+
+    def finish(self, train: Images, validation: Images) -> dict[str, float]:
+        """See `Stage.finish`."""
+        self.pipeline.classifier.eval()
+        return {"validation accuracy": accuracy(self.pipeline, validation)}
+
+    def state(self) -> dict[str, Any]:
+        """See `Stage.state`; the attacks in use are part of it."""
+        return super().state() | {"bank": self.bank.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Stage.load_state`."""
+        super().load_state(state)
+        self.bank.load_state(state["bank"])
+
+
+def _freeze(net: nn.Module) -> None:
+    net.requires_grad_(False).eval()
+
+
+def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
+    set_lr(optimiser, lr)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for group in optimiser.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 5.0)
+    optimiser.step()
+
+
+def _set_linear(layer: nn.Linear, weights: Tensor, bias: Tensor) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(weights[None])
+        layer.bias.fill_(bias)

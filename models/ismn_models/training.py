@@ -1,0 +1,98 @@
+"""What a training stage is. A system is trained stage by stage; the engine owns the loop around them.
+
+All randomness of a stage comes from torch's global generator, which the engine seeds afresh for every epoch and
+for `finish`: a run that was killed and continued at an epoch's end gives the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ismn_models.images import Images
+
+
+class Stage(ABC):
+    """One stage of a training schedule: some epochs of `step`, then `finish`.
+
+    ``modules`` are trained here but belong to no released system (a discriminator, say). They are checkpointed
+    with the stage; the system's own parameters are checkpointed with the system.
+    """
+
+    name: str
+    epochs: int = 0
+    batch_size: int = 128
+    optimisers: tuple[Optimizer, ...] = ()
+    modules: tuple[nn.Module, ...] = ()
+
+    def begin_epoch(self, epoch: int, train: Images) -> None:
+        """Prepare epoch ``epoch`` (from 0)."""
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
+        """Take one optimiser step.
+
+        ``x`` [N, C, H, W] in [0, 1] is not augmented; ``index`` [N] are the positions in the training set;
+        ``progress`` in [0, 1) is the share of the stage's steps already taken. Returns figures to show.
+        """
+        raise NotImplementedError
+
+    def finish(self, train: Images, validation: Images) -> dict[str, float]:
+        """Fit what needs the whole set (thresholds, linear heads). Returns figures to record."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue after an epoch, apart from the system's own parameters."""
+        return {
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "modules": [m.state_dict() for m in self.modules],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        for module, saved in zip(self.modules, state["modules"], strict=True):
+            module.load_state_dict(saved)
+
+
+def set_lr(optimiser: Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def warmup_cosine(progress: float, warmup: float = 0.1) -> float:
+    """Return the learning-rate factor in [0, 1]: linear warm-up, then half a cosine to zero."""
+    if progress < warmup:
+        return (progress + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def flip_and_shift(x: Tensor, pixels: int = 4) -> Tensor:
+    """Mirror each image [N, C, H, W] with probability 1/2 and shift it by up to ``pixels``, zero-padded.
+
+    Channels move together: stack a clean and an attacked image along C to augment both alike.
+    """
+    n, _, h, w = x.shape
+    padded = nn.functional.pad(x, (pixels,) * 4)
+    shift = torch.randint(0, 2 * pixels + 1, (2, n, 1), device=x.device)
+    rows = torch.arange(h, device=x.device) + shift[0]
+    columns = torch.arange(w, device=x.device) + shift[1]
+    mirrored = torch.rand(n, 1, device=x.device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    batch = torch.arange(n, device=x.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def decayed(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return parameter groups with weight decay on weights only, not on biases or norms."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]

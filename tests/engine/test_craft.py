@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.specs import Norm, ThreatModel
+from ismn_cli.engine.craft import craft_batch
+from ismn_cli.engine.modes import evaluating
+
+THREAT = ThreatModel(eps=0.1)
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Dropout(), nn.Linear(8, 3))
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
+
+
+Y = torch.arange(6) % 3
+
+
+def test_an_honest_attack_passes_through(net: nn.Module, x: Tensor) -> None:
+    crafted = craft_batch(net, lambda model, x, y: x + 0.05, x, Y, THREAT, 0)
+    assert torch.equal(crafted.adversarial, x + 0.05)
+    assert not crafted.failed.any()
+    assert crafted.notes == ()
+    assert crafted.linf.tolist() == pytest.approx([0.05] * 6, abs=1e-6)
+    assert crafted.l2.tolist() == pytest.approx([0.05 * 48**0.5] * 6, abs=1e-5)
+    assert crafted.seconds > 0
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_rounding_is_clipped_and_violations_fail(norm: Norm, net: nn.Module, x: Tensor) -> None:
+    threat = ThreatModel(norm=norm, eps=0.1)
+    unit = 1.0 if norm is Norm.LINF else 1 / 48**0.5
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + unit * torch.tensor([0.1, 0.10005, 0.2, 0.0, 0.05, -0.1])[:, None, None, None]
+
+    crafted = craft_batch(net, attack, x, Y, threat, 0)
+    assert crafted.failed.tolist() == [False, False, True, False, False, False]
+    assert torch.equal(crafted.adversarial[2], x[2])
+    distance = crafted.linf if norm is Norm.LINF else crafted.l2
+    assert distance.max() <= 0.1 + 1e-6
+    assert crafted.notes == ("the attack left the threat model on 1 samples",)
+
+
+def test_leaving_the_box_fails(net: nn.Module) -> None:
+    x = torch.full((1, 3, 4, 4), 0.97)
+    crafted = craft_batch(net, lambda model, x, y: x + 0.1, x, Y[:1], THREAT, 0)
+    assert crafted.failed.tolist() == [True]
+
+
+def test_nan_and_infinity_fail_alone(net: nn.Module, x: Tensor) -> None:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x = x + 0.05
+        x[1, 0, 0, 0] = torch.nan
+        x[4, 0, 0, 0] = torch.inf
+        return x
+
+    crafted = craft_batch(net, attack, x, Y, THREAT, 0)
+    assert crafted.failed.tolist() == [False, True, False, False, True, False]
+    assert torch.equal(crafted.adversarial[[1, 4]], x[[1, 4]])
+    assert crafted.linf[[1, 4]].tolist() == [0, 0]
+    assert crafted.notes == ("the attack returned values that are not finite for 2 samples",)
+
+
+def test_a_crash_fails_all_and_says_why(net: nn.Module, x: Tensor) -> None:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        model.train()
+        raise IndexError("index -6 is out of bounds\nand much more")
+
+    net.eval()
+    crafted = craft_batch(net, attack, x, Y, THREAT, 0)
+    assert crafted.failed.all()
+    assert torch.equal(crafted.adversarial, x)
+    assert crafted.notes == ("the attack crashed on 6 samples: IndexError: index -6 is out of bounds",)
+    assert not net.training
+    assert all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "returned", [None, torch.rand(6, 3, 4), torch.rand(5, 3, 4, 4), torch.ones(6, 3, 4, 4, dtype=torch.uint8)]
+)
+def test_something_else_than_images_fails_all(returned: object, net: nn.Module, x: Tensor) -> None:
+    crafted = craft_batch(net, lambda model, x, y: returned, x, Y, THREAT, 0)  # type: ignore[arg-type, return-value]
+    assert crafted.failed.all()
+    assert torch.equal(crafted.adversarial, x)
+    assert "returned" in crafted.notes[0]
+
+
+def test_half_precision_from_an_attack_is_clipped(net: nn.Module, x: Tensor) -> None:
+    crafted = craft_batch(net, lambda model, x, y: (x + 0.0999).half(), x, Y, THREAT, 0)
+    assert crafted.adversarial.dtype == torch.float32
+    assert crafted.linf.max() <= 0.1 + 1e-6
+
+
+def test_passes_are_counted(net: nn.Module, x: Tensor) -> None:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        for _ in range(3):
+            x = x.detach().requires_grad_()
+            torch.autograd.grad(model(x).sum(), x)
+        with torch.no_grad():
+            model(x[:2])
+        return x
+
+    crafted = craft_batch(net, attack, x, Y, THREAT, 0)
+    assert (crafted.forwards, crafted.backwards) == (3 * 6 + 2, 3 * 6)
+
+
+def test_the_attacked_model_is_in_eval_mode_and_frozen(net: nn.Module, x: Tensor) -> None:
+    seen: list[bool] = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.extend(m.training for m in model.modules())
+        seen.extend(p.requires_grad for p in model.parameters())
+        return x
+
+    net.train()
+    craft_batch(net, attack, x, Y, THREAT, 0)
+    assert not any(seen)
+    assert net.training
+    assert net[2].training
+
+
+def test_gradients_work_where_the_caller_has_switched_them_off(net: nn.Module, x: Tensor) -> None:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + 0.01 * torch.autograd.grad(model(x.requires_grad_()).sum(), x)[0].sign()
+
+    with torch.no_grad():
+        assert not craft_batch(net, attack, x, Y, THREAT, 0).failed.any()
+    with torch.inference_mode():
+        assert not craft_batch(net, attack, x + 0, Y, THREAT, 0).failed.any()
+
+
+def test_an_attack_that_writes_into_its_input_harms_nobody(net: nn.Module, x: Tensor) -> None:
+    before, labels = x.clone(), Y.clone()
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        y.zero_()
+        return x.add_(0.05)
+
+    crafted = craft_batch(net, attack, x, Y, THREAT, 0)
+    assert torch.equal(x, before)
+    assert torch.equal(Y, labels)
+    assert crafted.linf.tolist() == pytest.approx([0.05] * 6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.full((1, 3, 4, 4), 255.0), Y[:1]),
+        (torch.full((1, 3, 4, 4), -0.1), Y[:1]),
+        (torch.full((1, 3, 4, 4), torch.nan), Y[:1]),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), Y[:1]),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.float16), Y[:1]),
+        (torch.zeros(3, 4, 4), Y[:3]),
+        (torch.zeros(1, 3, 4, 4), Y[:2]),
+        (torch.zeros(1, 3, 4, 4), Y[:1].float()),
+    ],
+)
+def test_other_images_or_labels_are_refused(x: Tensor, y: Tensor, net: nn.Module) -> None:
+    with pytest.raises(UsageError) as caught:
+        craft_batch(net, lambda model, x, y: x, x, y, THREAT, 0)
+    assert "float32" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_running_out_of_memory_is_no_robustness(error: Exception, net: nn.Module, x: Tensor) -> None:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(UsageError, match="Memory ran out") as caught:
+        craft_batch(net, attack, x, Y, THREAT, 0)
+    assert "batch" in caught.value.hint
+
+
+def test_a_users_interrupt_is_not_swallowed(net: nn.Module, x: Tensor) -> None:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        craft_batch(net, attack, x, Y, THREAT, 0)
+    assert net.training
+
+
+def test_evaluating_gives_back_each_mode() -> None:
+    net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    net[1].eval()
+    net[2].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="x"), evaluating(net, frozen=True):
+        assert not any(m.training for m in net.modules())
+        assert not any(p.requires_grad for p in net.parameters())
+        raise ValueError("x")
+    assert [m.training for m in net.modules()] == [True, True, False, True]
+    assert [p.requires_grad for p in net.parameters()] == [True, True, True, False]
