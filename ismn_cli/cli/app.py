@@ -126,6 +126,4 @@ def as_usage_error(error: Exception) -> UsageError | None:
 def _out_of_memory(error: Exception) -> bool:
     text = str(error)
     named = type(error).__name__ == "OutOfMemoryError"
-    return named or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
-    )
+    return named or (isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text))

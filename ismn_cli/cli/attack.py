@@ -115,7 +115,8 @@ def attack_recipe(params: Sequence[str], **options: Any) -> MatrixRecipe:
     mapping = {"task": "matrix", "name": "attack"} | given(options)
     overrides = [f"attack.params.{method}.{param}" for method in methods for param in params]
     recipe = validate(mapping, overrides)
-    assert isinstance(recipe, MatrixRecipe)
+    if not isinstance(recipe, MatrixRecipe):
+        raise TypeError(f"not a matrix: {recipe.task}")
     return recipe.model_copy(update={"name": "-".join(["attack", *recipe.attack.method])[:80]})
 
 
@@ -168,7 +169,5 @@ def carry_out(
     with Display() as display:
         finished = run_plan(matrix, place, kind, display.matrix)
     if finished.stored:
-        note(
-            f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again."
-        )
+        note(f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again.")
     return finished

@@ -34,9 +34,7 @@ class Listing:
 
 def show_list(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="systems, attacks, datasets, recipes or runs.")],
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Tabs instead of a table, for other programs.")
-    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Tabs instead of a table, for other programs.")] = False,
     store: StoreDir = None,
 ) -> None:
     """Show a list."""

@@ -39,9 +39,7 @@ DataDir = Annotated[
 ]
 StoreDir = Annotated[
     Path | None,
-    typer.Option(
-        "--store", metavar="DIR", help="Folder for runs and results. (default: ISMN_HOME, else ~/.ismn)"
-    ),
+    typer.Option("--store", metavar="DIR", help="Folder for runs and results. (default: ISMN_HOME, else ~/.ismn)"),
 ]
 Defences = Annotated[
     list[str] | None,
@@ -52,8 +50,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         metavar="WHICH",
-        help="auto (newest finished training, else the released weights), released, "
-        "or a run's id. (default: auto)",
+        help="auto (newest finished training, else the released weights), released, or a run's id. (default: auto)",
     ),
 ]
 

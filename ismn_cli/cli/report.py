@@ -30,9 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, csv or json.")
-    ] = "rich",
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, csv or json.")] = "rich",
     run: Annotated[
         list[str] | None,
         typer.Option("--run", metavar="ID", help="Only these runs. Repeatable. (default: all)"),

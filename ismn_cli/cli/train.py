@@ -51,15 +51,11 @@ def train(
     device: Device = None,
     precision: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="auto (bf16 where the hardware has it), fp32 or bf16. (default: auto)"
-        ),
+        typer.Option(metavar="NAME", help="auto (bf16 where the hardware has it), fp32 or bf16. (default: auto)"),
     ] = None,
     data_dir: DataDir = None,
     store: StoreDir = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin again, even if this training is done.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin again, even if this training is done.")] = False,
 ) -> None:
     """Train a system."""
     recipe = train_recipe(
@@ -89,9 +85,7 @@ def train_recipe(overrides: Sequence[str], **options: Any) -> TrainRecipe:
     return recipe
 
 
-def carry_out(
-    recipe: TrainRecipe, data_dir: Path | None, device: str | None, store: Path | None, fresh: bool
-) -> None:
+def carry_out(recipe: TrainRecipe, data_dir: Path | None, device: str | None, store: Path | None, fresh: bool) -> None:
     """Train, and say where it is and what to type next."""
     from ismn_cli.core.store import Store
     from ismn_cli.stages.train import train as run_training
@@ -101,9 +95,7 @@ def carry_out(
         trained = run_training(recipe, place, data_dir, device or "auto", display.training, fresh)
     record = trained.run.record
     if trained.already:
-        note(
-            f"this training is finished already, on {(record.finished or '')[:16]}; --fresh begins it again."
-        )
+        note(f"this training is finished already, on {(record.finished or '')[:16]}; --fresh begins it again.")
     _tell(record, trained.run.folder)
 
 

@@ -1,4 +1,4 @@
-"""What was measured: per-sample answers, cells and runs, as they are stored. Every record carries its schema version."""
+"""What was measured: per-sample answers, cells and runs, as stored. Every record carries its schema version."""
 
 from __future__ import annotations
 

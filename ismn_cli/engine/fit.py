@@ -54,15 +54,13 @@ def fit(
     for stage in stages:
         if stage.name in figures:
             continue
-        done = 0
+        done, closing = 0, dict[str, float]()
         if position["stage"] == stage.name:
             stage.load_state(position["state"])
-            done = position["epochs"]
+            done, closing = position["epochs"], position["closing"]
         for epoch in range(done, stage.epochs):
             closing = _epoch(stage, epoch, train, seed, precision, on_progress)
-            _save(checkpoint, pipeline, figures, stage, epoch + 1)
-        else:
-            closing = {} if done >= stage.epochs else closing
+            _save(checkpoint, pipeline, figures, stage, epoch + 1, closing)
         seed_everything(derive(seed, stage.name, "finish"))
         figures[stage.name] = closing | stage.finish(train, validation)
         _save(checkpoint, pipeline, figures)
@@ -76,7 +74,7 @@ def _epoch(
     seed_everything(derive(seed, stage.name, epoch))
     stage.begin_epoch(epoch, train)
     order = torch.randperm(len(train), device=train.labels.device)
-    chunks = [c for c in order.split(stage.batch_size) if len(c) > 1 or len(order) == 1]
+    chunks = [c for c in torch.split(order, stage.batch_size) if len(c) > 1 or len(order) == 1]
     sums: dict[str, float] = {}
     for step, index in enumerate(chunks):
         progress = (epoch + step / len(chunks)) / stage.epochs
@@ -95,6 +93,7 @@ def _save(
     figures: dict[str, dict[str, float]],
     stage: Stage | None = None,
     epochs: int = 0,
+    closing: dict[str, float] | None = None,
 ) -> None:
     """Write the checkpoint in one piece: a reader sees the old one or the new one."""
     content = {
@@ -102,6 +101,7 @@ def _save(
         "figures": figures,
         "stage": stage.name if stage else None,
         "epochs": epochs,
+        "closing": closing or {},
         "state": stage.state() if stage else {},
     }
     replace_atomically(path, lambda temporary: torch.save(content, temporary))

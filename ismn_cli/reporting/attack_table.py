@@ -18,9 +18,7 @@ CAPTION = (
 )
 CORNER = "measure"
 REFUSALS = of_rate("accuracy, rejected = success ↑", "accuracy_rejected_success")
-PAPER = Measure(
-    "accuracy in the paper", lambda row: MISSING if row["paper"] is None else number(row, "paper")
-)
+PAPER = Measure("accuracy in the paper", lambda row: MISSING if row["paper"] is None else number(row, "paper"))
 MEASURES = (
     of_rate("clean accuracy ↑", "clean_accuracy"),
     of_rate("accuracy under attack ↑", "accuracy"),

@@ -45,9 +45,7 @@ RATES = (
         "higher",
         "right or refused under attack: rejected = success, MagNet's accounting (Meng and Chen 2017)",
     ),
-    RateColumn(
-        "accuracy_reformed", rates.reformed_accuracy, "higher", "right under attack, refusals ignored"
-    ),
+    RateColumn("accuracy_reformed", rates.reformed_accuracy, "higher", "right under attack, refusals ignored"),
     RateColumn("robust_accuracy", rates.robust_accuracy, "higher", "right both without attack and under it"),
     RateColumn("detection", rates.detection_rate, "higher", "attacked images the detector flagged"),
     RateColumn("false_positive", rates.false_positive_rate, "lower", "clean images the detector flagged"),
@@ -77,9 +75,7 @@ _IDENTITY = (
 )
 
 _MEASURED = (
-    Column(
-        "paper", "Float64", "the paper's accuracy where a cell corresponds, percent; quoted, no threshold"
-    ),
+    Column("paper", "Float64", "the paper's accuracy where a cell corresponds, percent; quoted, no threshold"),
     Column("paper_source", "string", "where that figure is printed, and how its level is read"),
     Column("survived", "Int64", "images right before and under attack"),
     Column("broken", "Int64", "images right before and wrong under attack"),

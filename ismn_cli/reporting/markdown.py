@@ -55,7 +55,6 @@ def _escaped(words: Lines) -> str:
 def _width(block: Block) -> int:
     labels = [len(_escaped(label)) for label in (block.labels or ((block.corner,),))]
     columns = [
-        max(len(_escaped(column.head)), *(len(" ".join(cell)) for cell in column.cells), 0)
-        for column in block.columns
+        max(len(_escaped(column.head)), *(len(" ".join(cell)) for cell in column.cells), 0) for column in block.columns
     ]
     return 1 + sum(width + 3 for width in (max(labels), *columns))

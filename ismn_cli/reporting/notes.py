@@ -73,10 +73,7 @@ def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
         top = ceiling(row["dataset"], row["norm"], row["eps"]) if row["attack"] is not None else None
         if top is not None:
             tops[top.eps] = top
-    bounds = [
-        f"{100 * top.accuracy:.1f} % at {format_eps(eps)} ({top.images:,})"
-        for eps, top in sorted(tops.items())
-    ]
+    bounds = [f"{100 * top.accuracy:.1f} % at {format_eps(eps)} ({top.images:,})" for eps, top in sorted(tops.items())]
     if bounds:
         yield (
             f"eps {format_eps(min(tops))} and more is far above the usual 8/255: against a worst-case "

@@ -58,9 +58,7 @@ def quoted(cell: Cell) -> Quoted | None:
     if cell.attack is None or cell.attack.threat.targeted or cell.samples.split != "test":
         return None
     threat = cell.attack.threat
-    return lookup(
-        cell.samples.dataset, cell.defence.name, cell.attack.method, threat.norm, threat.eps, cell.knowledge
-    )
+    return lookup(cell.samples.dataset, cell.defence.name, cell.attack.method, threat.norm, threat.eps, cell.knowledge)
 
 
 def ceiling(dataset: str, norm: str, eps: float) -> Ceiling | None:

@@ -49,10 +49,9 @@ def comparison(results: Sequence[CellResult]) -> DataFrame:
 
     distinct = {result.cell.key(): result for result in results}
     rows = [_row(key, result) for key, result in distinct.items()]
-    values = {column.name: [row.get(column.name) for row in rows] for column in COLUMNS}
-    return pd.DataFrame(
-        {column.name: pd.Series(values[column.name], dtype=column.kind) for column in COLUMNS}
-    )
+    kinds: dict[str, Any] = {column.name: column.kind for column in COLUMNS}
+    values: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in kinds}
+    return pd.DataFrame({name: pd.array(values[name], dtype=kind) for name, kind in kinds.items()})
 
 
 def rows_of(frame: DataFrame) -> list[Row]:
@@ -174,9 +173,7 @@ def _costs(result: CellResult) -> dict[str, Value]:
     }
 
 
-def _distances(
-    name: str, distances: Sequence[float], failed: Sequence[bool], digits: int
-) -> dict[str, Value]:
+def _distances(name: str, distances: Sequence[float], failed: Sequence[bool], digits: int) -> dict[str, Value]:
     """Mean and maximum over the images attacked; where the attack failed the image was left as it was."""
     attacked = [distance for distance, lost in zip(distances, failed, strict=True) if not lost]
     if not attacked:

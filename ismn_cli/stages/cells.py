@@ -59,9 +59,7 @@ class Part(NamedTuple):
 class Bench:
     """Images on their way through attacks and systems. Pixels are in [0, 1]."""
 
-    def __init__(
-        self, store: Store, images: ImageSet, device: torch.device, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, store: Store, images: ImageSet, device: torch.device, batch_size: int, seed: int) -> None:
         self.store, self.images, self.device = store, images, device
         self.batch_size, self.seed = batch_size, seed
         self.ids, self.labels = tuple(images.ids.tolist()), tuple(images.labels.tolist())
@@ -155,9 +153,7 @@ class Bench:
 
         return Part(*judge(pipeline, [x], seed=derive(self.seed, "judge", index)))
 
-    def _result(
-        self, cell: Cell, clean: Answers, parts: Sequence[Part], crafted: Sequence[Arrays]
-    ) -> CellResult:
+    def _result(self, cell: Cell, clean: Answers, parts: Sequence[Part], crafted: Sequence[Arrays]) -> CellResult:
         answers, seconds = _joined(parts)
         return CellResult(
             cell=cell,

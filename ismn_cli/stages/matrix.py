@@ -190,9 +190,7 @@ def _compute(matrix: Matrix, store: Store, on_progress: OnProgress) -> tuple[dic
     score = _Score(on_progress, (len(clean) + len(open_jobs)) * len(matrix.images))
     bench = Bench(store, matrix.images, matrix.device, matrix.recipe.batch_size, matrix.recipe.seed)
     for system in clean:
-        result = bench.clean(
-            matrix.clean_cell(system), system.pipeline, score.of(f"{system.subject.name}, clean")
-        )
+        result = bench.clean(matrix.clean_cell(system), system.pipeline, score.of(f"{system.subject.name}, clean"))
         found[result.cell.key()] = result
     answers = {s.subject.name: found[matrix.clean_cell(s).key()].clean for s in matrix.systems}
     for job in open_jobs:

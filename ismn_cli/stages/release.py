@@ -96,14 +96,15 @@ def release(
 
 def _release(shop: Workshop, name: str, run: Run, known: Mapping[str, Released]) -> Released:
     source = run_source(run)
-    base_file = None if name == BASE else _base_file(shop, known)
     if name == BASE:
+        base_file = None
         pipeline = resolve("none", run.record.id, shop.store, DATASETS[source.header.dataset]).pipeline
         header = _as_classifier(source.header)
     else:
+        base_file = _base_file(shop, known)
         _check_system(name, run, source.header)
         pipeline = load_source(source)
-        header = source.header.model_copy(update={"base": _check_base(shop, source, base_file)})
+        header = source.header.model_copy(update={"base": _check_base(source, base_file)})
     file = shop.destination / f"{name}.safetensors"
     rounded = Source(file, _write(file, pipeline, header, alone=name == BASE), "", base_file)
     return _entry(shop, name, run, rounded)
@@ -116,9 +117,7 @@ def _as_classifier(header: Header) -> Header:
 
 def _check_system(name: str, run: Run, header: Header) -> None:
     if header.system != name:
-        raise UsageError(
-            f"Run {run.record.id} trained {header.system}, not {name}.", "See the runs: ismn list runs"
-        )
+        raise UsageError(f"Run {run.record.id} trained {header.system}, not {name}.", "See the runs: ismn list runs")
 
 
 def _base_file(shop: Workshop, known: Mapping[str, Released]) -> Path:
@@ -127,9 +126,8 @@ def _base_file(shop: Workshop, known: Mapping[str, Released]) -> Path:
     return shop.destination / known[BASE].file
 
 
-def _check_base(shop: Workshop, source: Source, base_file: Path | None) -> str:
+def _check_base(source: Source, base_file: Path) -> str:
     """Return the hash of the released base, once it is sure that it is the system's own base, rounded."""
-    assert base_file is not None
     released = load_source(Source(base_file, read_header(base_file), "")).base
     own = load_source(source).base
     for tensor, (name, rounded) in zip(own.state_dict().values(), released.state_dict().items(), strict=True):

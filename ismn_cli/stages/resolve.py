@@ -51,9 +51,7 @@ class Resolved:
     policy: str
 
 
-def resolve(
-    name: str, weights: str, store: Store, dataset: DatasetEntry, prefer_base: str | None = None
-) -> Resolved:
+def resolve(name: str, weights: str, store: Store, dataset: DatasetEntry, prefer_base: str | None = None) -> Resolved:
     """Return the system called ``name``, on the CPU and in evaluation mode.
 
     ``weights``: "auto" (the newest finished training, else the released weights), "released", or a run's id.

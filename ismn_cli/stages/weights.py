@@ -73,9 +73,7 @@ def _hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(
-    path: Path, pipeline: Pipeline, header: Header, *, half: bool = False, base: bool = True
-) -> None:
+def save_weights(path: Path, pipeline: Pipeline, header: Header, *, half: bool = False, base: bool = True) -> None:
     """Write the system's tensors to ``path`` in one piece.
 
     ``half`` rounds them to fp16, apart from scalars (thresholds) and what fp16 cannot hold; without ``base``

@@ -57,7 +57,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says", "hints"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "says", "hints"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_bad_input(ismn, store: Store, arguments: list[str], says: str, hints: str) -> None:
     assert ismn("train", "--system", "classifier", "--limit", "9", "--epochs", "1").code == 0
     before = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
@@ -71,7 +73,12 @@ def test_bad_input(ismn, store: Store, arguments: list[str], says: str, hints: s
 
 @pytest.mark.parametrize(
     ("arguments", "hints"),
-    [(["attck"], "attack"), (["attack", "--epss", "1"], "--eps"), (["train", "--epochs", "x"], "epochs"), (["run"], "RECIPE")],
+    [
+        (["attck"], "attack"),
+        (["attack", "--epss", "1"], "--eps"),
+        (["train", "--epochs", "x"], "epochs"),
+        (["run"], "RECIPE"),
+    ],
 )
 def test_what_the_parser_refuses_ends_with_2_too(ismn, arguments: list[str], hints: str) -> None:
     ended = ismn(*arguments)

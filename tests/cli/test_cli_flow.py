@@ -157,7 +157,9 @@ def test_a_corrupt_cell_is_computed_again(ismn, store: Store) -> None:
 @pytest.mark.parametrize("what", ["systems", "attacks", "datasets", "recipes", "runs"])
 def test_lists_are_tables_or_plain_lines(ismn, what: str) -> None:
     run = _train(ismn, "--system", "classifier")
-    name = {"systems": "ddsa", "attacks": "rfgsm", "datasets": "cifar10-mini", "recipes": "quickstart", "runs": run}[what]
+    name = {"systems": "ddsa", "attacks": "rfgsm", "datasets": "cifar10-mini", "recipes": "quickstart", "runs": run}[
+        what
+    ]
     drawn, plain = ismn("list", what), ismn("list", what, "--plain")
     assert drawn.code == plain.code == 0 and name in drawn.out
     assert name in [line.split("\t")[0] for line in plain.out.splitlines()]

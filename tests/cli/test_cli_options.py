@@ -39,10 +39,6 @@ CARRIED = {"device": "cpu", "data_dir": "/data", "store": "/tmp/other-store"}
 """Where, not what: handed on beside the recipe."""
 
 
-class Captured(Exception):
-    pass
-
-
 @pytest.fixture
 def capture(monkeypatch: pytest.MonkeyPatch):
     """Run a command up to the point where the work would begin; return (recipe, what else is handed on)."""
@@ -141,3 +137,12 @@ def test_cifar10_is_taken_where_it_is_on_disk(small: Path, tmp_path: Path, monke
         monkeypatch.setattr(loading, "dataset_at_hand", lambda _, answer=at_hand: answer)
         chosen = attack.with_data_at_hand(recipe, tmp_path)
         assert (chosen.dataset.name, chosen.dataset.limit) == (expected, 5)
+
+
+@pytest.mark.parametrize("command", ["train", "attack", "defend", "report", "run", "list"])
+def test_every_help_page_ends_with_examples_that_are_commands(ismn, command: str) -> None:
+    ended = ismn(command, "--help")
+    lines = [line.strip() for line in ended.out.splitlines() if line.strip()]
+    assert ended.code == 0 and "Examples:" in lines
+    examples = lines[lines.index("Examples:") + 1 :]
+    assert examples and all(line.startswith(f"ismn {command}") for line in examples)

@@ -34,9 +34,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def _start(environment: dict[str, str], *arguments: str, **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, small_world.__file__, *arguments]
-    return subprocess.Popen(
-        command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _run(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
@@ -64,7 +62,7 @@ def test_a_killed_training_continues_to_the_same_weights(environment: dict[str, 
     assert _run(whole, *TRAIN)[0] == 0
     home = tmp_path / "home"
     for _ in range(2):
-        process = _start(environment, *TRAIN, SMALL_WORLD_SLEEP="0.03")
+        process = _start(environment, *TRAIN, SMALL_WORLD_SLEEP="0.1")
         seen = [p.stat().st_mtime_ns for p in home.glob(f"runs/*/{CHECKPOINT}")]
         _await(lambda seen=seen: [p.stat().st_mtime_ns for p in home.glob(f"runs/*/{CHECKPOINT}")] != seen, process)
         time.sleep(0.05)
@@ -80,7 +78,7 @@ def test_a_killed_training_continues_to_the_same_weights(environment: dict[str, 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_the_command_that_continues(environment: dict[str, str], tmp_path: Path) -> None:
     arguments = (*TRAIN, "--fresh", "config.rate=0.1")
-    process = _start(environment, *arguments, SMALL_WORLD_SLEEP="0.05")
+    process = _start(environment, *arguments, SMALL_WORLD_SLEEP="0.2")
     _await(lambda: list((tmp_path / "home").glob(f"runs/*/{CHECKPOINT}")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -95,7 +93,7 @@ def test_ctrl_c_ends_with_130_and_the_command_that_continues(environment: dict[s
 
 @pytest.mark.slow
 def test_two_processes_on_one_training(environment: dict[str, str], tmp_path: Path) -> None:
-    first = _start(environment, *TRAIN, SMALL_WORLD_SLEEP="0.1")
+    first = _start(environment, *TRAIN, SMALL_WORLD_SLEEP="1")
     _await(lambda: list((tmp_path / "home").glob(f"runs/*/{CHECKPOINT}")), first)
     code, told = _run(environment, *TRAIN)
     first.kill()
@@ -104,11 +102,9 @@ def test_two_processes_on_one_training(environment: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_an_attack_killed_half_way_crafts_the_missing_batches_only(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_attack_killed_half_way_crafts_the_missing_batches_only(environment: dict[str, str], tmp_path: Path) -> None:
     assert _run(environment, "train", "--system", "classifier", "--epochs", "1")[0] == 0
-    attack = ("attack", "--method", "pgd", "--eps", "0.1", "--batch-size", "2", "--param", "steps=300")
+    attack = ("attack", "--method", "pgd", "--eps", "0.1", "--batch-size", "2", "--param", "steps=1000")
     process = _start(environment, *attack)
     _await(lambda: len(list((tmp_path / "home/examples").glob("*/*/batch-*"))) >= 3, process)
     process.kill()
@@ -122,7 +118,15 @@ def test_an_attack_killed_half_way_crafts_the_missing_batches_only(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["list", "attacks"], ["list", "systems"], ["list", "runs"], ["report"], ["--version"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["list", "attacks"],
+        ["list", "systems"],
+        ["list", "runs"],
+        ["report"],
+        ["--version"],
+    ],
 )
 def test_a_light_start(environment: dict[str, str], arguments: list[str]) -> None:
     script = (
@@ -149,11 +153,3 @@ def test_help_takes_little_processor_time(environment: dict[str, str]) -> None:
         for _ in range(3)
     ]
     assert min(times) < 0.4
-
-
-def test_every_help_page_ends_with_examples(environment: dict[str, str]) -> None:
-    for command in ("train", "attack", "defend", "report", "run", "list"):
-        code, told = _run(environment, command, "--help")
-        assert code == 0
-        lines = [line.strip() for line in told.splitlines() if line.strip()]
-        assert "Examples:" in lines and lines[-1].startswith(f"ismn {command}")

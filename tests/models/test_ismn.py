@@ -332,7 +332,8 @@ def test_mapping_learns_to_undo_attacks() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["guide", "gan", "instance-sparsity", "unit-sparsity", "second-pass", "adversarial-training", "distillation"]
+    "part",
+    ["guide", "gan", "instance-sparsity", "unit-sparsity", "second-pass", "adversarial-training", "distillation"],
 )
 def test_every_part_of_the_training_can_be_switched_off_and_matters(part: str) -> None:
     def trained(config: IsmnConfig) -> Tensor:

@@ -23,6 +23,7 @@ TRICKY = (
     "[red]x[/red]",
     "[/]",
     "two\nlines",
+    "_x_ __y__ ~~z~~",
     "tab\tbed",
     "🦊 fox",
     "`code`",
@@ -96,7 +97,7 @@ def matrix() -> list[CellResult]:
                 flags = 0 if d in (0, 3) else 180 + 150 * e
                 attacked = answers(n, right, flags if defence == "magnet" else 0, flags, loops=2)
                 lost = defence == "magnet" and method == "pgd" and eps == 0.4
-                changes = {"failed": tuple(lost and i < 3 for i in range(n))}
+                changes: dict[str, Any] = {"failed": tuple(lost and i < 3 for i in range(n))}
                 if lost:
                     changes["notes"] = ("1 batch gave NaN",)
                 found.append(result(cell(defence, method, eps), clean, attacked, **changes))

@@ -36,9 +36,9 @@ GITHUB_COMMENT = 65_536
 
 def terminal(report: Report, width: int = 100) -> str:
     """Return what a terminal shows, without colours."""
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(render(report, "rich"))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    Console(width=width, file=stream, color_system=None).print(render(report, "rich"))
+    return stream.getvalue()
 
 
 def inline_tokens(text: str) -> list[tuple[str, str]]:
@@ -82,9 +82,7 @@ def test_people_read_the_figures_of_the_csv(found: list[CellResult]) -> None:
     names = {"clean_accuracy", "accuracy", "accuracy_rejected_success"}
     read = list(csv.DictReader(io.StringIO(render_text(report, "csv"))))
     held = {(row[n], f"[{row[f'{n}_low']}, {row[f'{n}_high']}]") for row in read for n in names if row[n]}
-    needed = {
-        (row[n], f"[{row[f'{n}_low']}, {row[f'{n}_high']}]") for row in read for n in ("accuracy",) if row[n]
-    }
+    needed = {(row[n], f"[{row[f'{n}_low']}, {row[f'{n}_high']}]") for row in read for n in ("accuracy",) if row[n]}
     cells = {text for row in markdown_rows(render_text(report, "markdown")) for text in row[1:]}
     shown = {(m.group(1), m.group(2)) for text in cells if (m := re.match(r"([\d.]+) (\[[\d., ]+\])", text))}
     assert needed <= shown <= held
@@ -107,9 +105,7 @@ def test_no_name_is_active_in_markdown(found: list[CellResult], make: Make) -> N
     text = render_text(make(found), "markdown")
     assert {kind for kind, _ in inline_tokens(text)} <= {"text", "text_special", "softbreak"}
     widths = [len(row) for row in markdown_rows(text)]
-    drawn = [
-        line for line in text.splitlines() if line.startswith("|") and not line.startswith(("|:-", "|--"))
-    ]
+    drawn = [line for line in text.splitlines() if line.startswith("|") and not line.startswith(("|:-", "|--"))]
     assert len(widths) == len(drawn) and min(widths) >= 1
 
 
@@ -121,6 +117,7 @@ def test_every_name_is_shown_as_it_is(name: str, make: Make) -> None:
     report = make([base.model_copy(update={"cell": where, "notes": (name,)})])
     shown = one_line(name)
     read = "".join(content for _, content in inline_tokens(render_text(report, "markdown")))
+    assert any(shown in text for row in markdown_rows(render_text(report, "markdown")) for text in row)
     for text in (terminal(report, 5000), read, json.loads(render_text(report, "json"))["rows"][0]["defence"]):
         assert shown in text
     assert next(csv.DictReader(io.StringIO(render_text(report, "csv"))))["notes"] == shown
@@ -141,9 +138,7 @@ def test_no_figure_is_broken_at_usual_widths(width: int) -> None:
 def test_markdown_of_a_large_matrix_fits_a_github_comment() -> None:
     some = [one for one in matrix() if one.cell.attack is None or one.cell.attack.threat.eps in LEVELS]
     more = [
-        one.model_copy(
-            update={"cell": one.cell.model_copy(update={"defence": Subject(name=f"{name}-{copy}")})}
-        )
+        one.model_copy(update={"cell": one.cell.model_copy(update={"defence": Subject(name=f"{name}-{copy}")})})
         for copy in range(3)
         for one in some
         for name in (one.cell.defence.name,)

@@ -27,7 +27,7 @@ def chosen(keep: Callable[[str, str | None, float], bool]) -> list[CellResult]:
     return [
         one
         for one, attack in spots
-        if keep(one.cell.defence.name, attack and attack.method, attack.threat.eps if attack else 0.0)
+        if keep(one.cell.defence.name, attack.method if attack else None, attack.threat.eps if attack else 0.0)
     ]
 
 

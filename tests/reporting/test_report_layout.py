@@ -14,8 +14,7 @@ LABELS = (("a",), ("bb",))
 def columns(prefix: str, widths: list[int], tied: bool = False) -> tuple[Column, ...]:
     """Return columns of given widths; with ``tied`` every second one stays beside its neighbour."""
     return tuple(
-        Column((f"{prefix}{i}",), (("x" * width,), ("y",)), tied and i % 2 == 1)
-        for i, width in enumerate(widths)
+        Column((f"{prefix}{i}",), (("x" * width,), ("y",)), tied and i % 2 == 1) for i, width in enumerate(widths)
     )
 
 

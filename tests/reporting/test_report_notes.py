@@ -96,9 +96,7 @@ def test_quoted_figures_are_those_of_table_3(line: str) -> None:
     st.sampled_from((*LEVELS, 0.1, 0.25, 0.5)),
     st.sampled_from(("gray", "white", "black", "adaptive")),
 )
-def test_nothing_else_is_quoted(
-    dataset: str, defence: str, attack: str, norm: str, eps: float, knowledge: str
-) -> None:
+def test_nothing_else_is_quoted(dataset: str, defence: str, attack: str, norm: str, eps: float, knowledge: str) -> None:
     place = (dataset, attack, norm, knowledge) == ("cifar10", "fgsm", "linf", "gray")
     expected = place and defence != "jpeg" and eps in (0.2, 0.3, 0.4)
     assert (lookup(dataset, defence, attack, norm, eps, knowledge) is not None) == expected

@@ -41,10 +41,11 @@ class Table1(nn.Module):
         self.side = side
         self.dense = nn.Linear(64 * side * side, 1024)
         self.output = nn.Linear(1024, num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
         nn.init.normal_(self.output.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,4 +53,5 @@ class Table1(nn.Module):
         h = self.features((x - 0.5) * 4)
         if h.shape[-2:] != (self.side, self.side):
             h = self.pool(h)
-        return self.output(self.dense(h.flatten(1)).relu())
+        logits: Tensor = self.output(self.dense(h.flatten(1)).relu())
+        return logits

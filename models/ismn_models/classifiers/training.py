@@ -43,7 +43,7 @@ class CleanTraining(Stage):
             logits / self.config.temperature, y, label_smoothing=self.config.label_smoothing
         )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         optimiser.step()
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}

@@ -50,13 +50,16 @@ class CodeSparsity(nn.Module):
     def instance_loss(self, code: Tensor) -> Tensor:
         """Return mean_i max(0, a_i / s - mu)^2 with a_i the mean of sample i's code [N, units].
 
-        s is the running mean of positive activations, so that mu is a share of active units at any scale.
+        s is the running mean of positive activations, so that mu is a share of active units at any scale. The
+        batch's own mean takes over where it is larger: a code that outgrows a lagging s would make the square
+        explode and tear the network apart.
         """
         code = code.float()
         with torch.no_grad():
             positive = code.sum() / (code > 0).sum().clamp_min(1)
             self.scale.copy_(positive if self.scale == 0 else 0.99 * self.scale + 0.01 * positive)
-        activity = code.mean(1) / self.scale.clamp_min(1e-6)
+            scale = torch.maximum(self.scale, positive).clamp_min(1e-6)
+        activity = code.mean(1) / scale
         return (activity - self.mu).clamp_min(0).square().mean()
 
     @torch.no_grad()

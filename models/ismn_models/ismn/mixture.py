@@ -1,4 +1,4 @@
-"""The attacks that ISMN trains on, crafted on the base classifier: the paper's gray-box transfer to the base network."""
+"""The attacks that ISMN trains on, crafted on the base classifier: the paper's transfer to the base network."""
 
 from __future__ import annotations
 

@@ -67,7 +67,10 @@ class SkipGenerator(nn.Module):
         for conv, skip in zip((self.up1, self.up2, self.up3, self.up4), skips, strict=True):
             h = nn.functional.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)
             h = nn.functional.leaky_relu(conv(torch.cat([h, skip.to(h.dtype)], 1)), 0.2)
-        return (x - self.out(h).float()).clamp(0, 1)
+        raw: Tensor = x - self.out(h).float()
+        clipped = raw.clamp(0, 1)
+        # Straight-through in training: a pixel driven out of range has no other way back.
+        return raw + (clipped - raw).detach() if self.training else clipped
 
 
 class PlainGenerator(nn.Module):

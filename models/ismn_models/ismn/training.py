@@ -62,6 +62,7 @@ class MappingStage(Stage):
     def begin_epoch(self, epoch: int, train: Images) -> None:
         """See `Stage.begin_epoch`."""
         _freeze(self.base)
+        self.defence.train()
         self.playing = self.config.uses("gan") and epoch >= self.config.gan_start
         self.bank.reserve(train)
         if epoch % self.config.refresh == 0:
@@ -109,6 +110,7 @@ class MappingStage(Stage):
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
         """Measure the base classifier on regenerated validation images, clean and attacked."""
+        self.defence.eval()
         right = {"clean": 0, "attacked": 0}
         for x, y in validation.batches(BATCH):
             attacked, _ = attack_mixture(self.base, x, y, self.config)
@@ -200,7 +202,7 @@ class TargetStage(Stage):
         net.train()
         logits = net(inputs).float()
         loss = self._loss(logits, clean, y)
-        _descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress))
+        _descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress), clip=5.0)
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}
 
     def _inputs(self, source: Tensor, y: Tensor, quarter: int) -> Tensor:
@@ -245,12 +247,12 @@ def _freeze(net: nn.Module) -> None:
     net.requires_grad_(False).eval()
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
+def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float = 1.0) -> None:
     set_lr(optimiser, lr)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     for group in optimiser.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], 5.0)
+        nn.utils.clip_grad_norm_(group["params"], clip)
     optimiser.step()
 
 

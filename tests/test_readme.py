@@ -1,0 +1,86 @@
+"""Every command in the README and in CONTRIBUTING does what it says: each is run here as a user would type it.
+
+They run in an empty folder, on a fresh store. What would take hours as written gets the arguments in SHORTER; nothing
+else is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md")
+SHORTER = {
+    "ismn attack --method pgd --eps 0.3": ["--limit", "10"],
+    "ismn attack --method pgd --eps 8/255 --defence ismn --knowledge white": ["--limit", "10"],
+    "ismn run quickstart attack.eps=0.1 dataset.limit=20": [],
+    "ismn train --dataset cifar10": ["--limit", "20", "--epochs", "1", "config.detector_images=10"],
+    "ismn run table3-cifar10 --limit 1000 --data-dir DIR": ["--limit", "10"],
+    "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
+}
+"""Command as printed -> what is added to it here."""
+ELSEWHERE = ("pip install", "python -m venv", "pytest", "ruff", "git ")
+"""Run by .ci/run itself, or by nobody but a person."""
+
+
+def printed_commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            found += [line[2:].split("  #")[0].strip() for line in block.splitlines() if line.startswith("$ ")]
+    return list(dict.fromkeys(c for c in found if not c.startswith(ELSEWHERE)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder with a home for results, and made-up images in CIFAR-10's layout."""
+    folder = tmp_path_factory.mktemp("reader")
+    write_batches(folder / "data" / "cifar-10-batches-bin")
+    return folder
+
+
+def write_batches(folder: Path) -> None:
+    """Write random images with random labels: six files of 10,000 records, as the original has them."""
+    import numpy as np
+
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        records = generator.integers(0, 256, (10_000, 3073), np.uint8)
+        records[:, 0] = np.arange(10_000) % 10
+        (folder / f"{name}.bin").write_bytes(records.tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n")
+
+
+def test_the_pages_print_commands() -> None:
+    commands = printed_commands()
+    assert "ismn run quickstart" in commands
+    for wanted in ("train --dataset cifar10", "attack --method pgd --eps 0.3", "report --format markdown"):
+        assert f"ismn {wanted}" in commands
+    assert set(SHORTER) <= set(commands), "SHORTER names a command that is printed nowhere"
+
+
+@pytest.mark.parametrize("command", printed_commands())
+def test_command_runs_as_printed(command: str, place: Path) -> None:
+    words = shlex.split(command) + SHORTER.get(command, [])
+    words = [str(place / "data") if word == "DIR" else word for word in words]
+    starts = {
+        "ismn": [sys.executable, "-c", "from ismn_cli.cli.app import main; main()"],
+        "python": [sys.executable],
+    }
+    environment = os.environ | {"ISMN_HOME": str(place / "home"), "COLUMNS": "100", "OMP_NUM_THREADS": "2"}
+    environment.pop("ISMN_DATA_DIR", None)
+    if words[1] in ("train",) or "train-ismn-cifar10" in words:
+        environment["ISMN_DATA_DIR"] = str(place / "data")
+    done = subprocess.run(
+        starts[words[0]] + words[1:], cwd=place, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() or "train" in command
