@@ -15,7 +15,7 @@ KNOWLEDGE = {
     "white": "white-box",
     "adaptive": "adaptive",
 }
-_IMAGES = ("dataset", "split", "samples", "data", "n", "classifier", "classifier_weights")
+_IMAGES = ("dataset", "split", "samples", "data", "classifier", "classifier_weights")
 
 
 @dataclass(frozen=True)

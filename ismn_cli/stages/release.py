@@ -107,7 +107,7 @@ def _release(shop: Workshop, name: str, run: Run, known: Mapping[str, Released])
         header = source.header.model_copy(update={"base": _check_base(source, base_file)})
     file = shop.destination / f"{name}.safetensors"
     rounded = Source(file, _write(file, pipeline, header, alone=name == BASE), "", base_file)
-    return _entry(shop, name, run, rounded)
+    return _entry(shop, name, run, rounded, known)
 
 
 def _as_classifier(header: Header) -> Header:
@@ -159,7 +159,7 @@ def _write(file: Path, pipeline: Pipeline, header: Header, alone: bool) -> Heade
     return exact
 
 
-def _entry(shop: Workshop, name: str, run: Run, rounded: Source) -> Released:
+def _entry(shop: Workshop, name: str, run: Run, rounded: Source, known: Mapping[str, Released]) -> Released:
     record, header = run.record, rounded.header
     pipeline = load_source(rounded).eval()
     tensors = system_hash(pipeline)
@@ -176,19 +176,16 @@ def _entry(shop: Workshop, name: str, run: Run, rounded: Source) -> Released:
         images=header.images,
         epochs=header.epochs,
         environment=record.environment,
-        measured=_measured(shop, pipeline),
+        measured=_measured(shop, pipeline, known.get(BASE) if name != BASE else None),
         training=record.figures,
         notes=record.notes,
     )
 
 
-def _measured(shop: Workshop, pipeline: Pipeline) -> dict[str, float]:
-    """Measure the rounded system, and its base classifier alone."""
-    from ismn_models.pipeline import Defence, Pipeline
-
+def _measured(shop: Workshop, pipeline: Pipeline, base: Released | None) -> dict[str, float]:
+    """Measure the rounded system; its base classifier alone is the one released as ``base``."""
     figures = clean_figures(on_device(pipeline, shop.device), shop.test, shop.device, lambda _: None)
-    bare = Pipeline(pipeline.base, Defence())
-    alone = clean_figures(bare, shop.test, shop.device, lambda _: None)
+    alone = figures if base is None else base.measured
     return figures | {"clean accuracy of the base classifier": alone["clean accuracy"]}
 
 

@@ -50,6 +50,13 @@ def test_other_images_knowledge_or_classifier_never_share_a_section() -> None:
     assert titles[0] != titles[1] and f"classifier {other.weights[:8]}" in titles[1]
 
 
+def test_as_many_but_other_images_are_told_apart() -> None:
+    for word, field in (("images", "ids"), ("pixels", "data")):
+        other = samples(n=10).model_copy(update={field: digest("other")})
+        found = divided(at("ismn"), at("none", samples=other))
+        assert len(found) == 2 and f"{word} {digest('other')[:8]}" in found[1].title
+
+
 def test_clean_cells_join_the_attacked_ones() -> None:
     (section,) = divided(at("none", None), at("ismn", None), at("ismn"))
     assert list(section.clean) == ["none", "ismn"] and len(section.boxes) == 1

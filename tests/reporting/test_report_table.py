@@ -109,6 +109,11 @@ def test_one_line_is_printable_and_stable(text: str) -> None:
     assert "\x1b" not in line and line == one_line(line)
 
 
+def test_one_line_disarms_terminal_and_direction_codes() -> None:
+    assert one_line("a\x1b[31mb\N{RIGHT-TO-LEFT OVERRIDE}c\r\nd") == "a [31mb c d"
+    assert one_line("\N{WOMAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}") == "👩‍💻"
+
+
 @pytest.mark.parametrize("module", ["table", "render", "comparison_table", "attack_table", "defend_table"])
 def test_import_is_light(module: str) -> None:
     code = (
