@@ -62,9 +62,14 @@ def fit(
             closing = _epoch(stage, epoch, train, seed, precision, on_progress)
             _save(checkpoint, pipeline, figures, stage, epoch + 1, closing)
         seed_everything(derive(seed, stage.name, "finish"))
+        stage.tell = _telling(stage.name, on_progress)
         figures[stage.name] = closing | stage.finish(train, validation)
         _save(checkpoint, pipeline, figures)
     return figures
+
+
+def _telling(name: str, on_progress: OnProgress) -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(Progress(f"{name}, closing", 0, 1, done, total, {}))
 
 
 def _epoch(

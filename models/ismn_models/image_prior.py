@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
+
+from ismn_models.transforms import dct_matrix
 
 MEAN = 0.47
 AMPLITUDES = (200.0, 9.0, 1.8)
@@ -39,14 +39,14 @@ class ImagePrior(nn.Module):
 
     def denoise(self, x: Tensor, variance: Tensor) -> Tensor:
         """Return E[image | x] for white noise of ``variance`` [N, 1, 1, 1]; not clipped to [0, 1]."""
-        rows, columns = cosines(x.shape[-2]).to(x), cosines(x.shape[-1]).to(x)
+        rows, columns = dct_matrix(x.shape[-2]).to(x), dct_matrix(x.shape[-1]).to(x)
         expected = self.variances(x)
         kept = self._coefficients(x, rows, columns) * (expected / (expected + variance))
         return torch.einsum("oc,nohw->nchw", self.axes, rows.T @ kept @ columns) + MEAN
 
     def energy(self, x: Tensor) -> Tensor:
         """Return the mean squared coefficient in units of its expectation, [N]; natural images have 1 or less."""
-        rows, columns = cosines(x.shape[-2]).to(x), cosines(x.shape[-1]).to(x)
+        rows, columns = dct_matrix(x.shape[-2]).to(x), dct_matrix(x.shape[-1]).to(x)
         return (self._coefficients(x, rows, columns).square() / (self.variances(x) + FLOOR)).mean((1, 2, 3))
 
     def variances(self, x: Tensor) -> Tensor:
@@ -62,10 +62,3 @@ class ImagePrior(nn.Module):
     def _coefficients(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         return rows @ torch.einsum("oc,nchw->nohw", self.axes, x - MEAN) @ columns.T
 
-
-def cosines(size: int) -> Tensor:
-    """Return the orthonormal DCT-II matrix [size, size], one basis vector a row."""
-    k = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * size)) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
-    return matrix.float()

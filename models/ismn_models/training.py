@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,17 @@ class Stage(ABC):
     batch_size: int = 128
     optimisers: tuple[Optimizer, ...] = ()
     modules: tuple[nn.Module, ...] = ()
+    tell: Callable[[int, int], None] | None = None
+    """Set by the engine: called with (images done, of all) while `finish` works."""
+
+    def watched(self, images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of ``images`` and tell how far it is."""
+        done = 0
+        for x, y in images.batches(size):
+            yield x, y
+            done += len(y)
+            if self.tell is not None:
+                self.tell(done, len(images))
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
         """Prepare epoch ``epoch`` (from 0)."""

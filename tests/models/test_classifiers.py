@@ -51,7 +51,7 @@ def test_pool_is_the_identity_at_32() -> None:
 def test_training_lowers_the_loss_and_measures_accuracy() -> None:
     torch.manual_seed(0)
     labels = torch.arange(48) % 2
-    pixels = (labels * 200).to(torch.uint8)[:, None, None, None].expand(48, 1, 12, 12).contiguous()
+    pixels = (labels * 200).to(torch.uint8)[:, None, None, None].expand(48, 1, 16, 16).contiguous()
     images = Images(pixels, labels)
     config = ClassifierConfig(epochs=2, batch_size=8, lr=0.01)
     pipeline = build(config, 2, 1)

@@ -21,7 +21,8 @@ from ismn_models.controls import (
     build_sign_decoder,
 )
 from ismn_models.controls_config import JpegConfig, MedianConfig, SignDecoderConfig
-from ismn_models.image_prior import ImagePrior, cosines
+from ismn_models.image_prior import ImagePrior
+from ismn_models.transforms import dct_matrix
 
 TINY = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
 
@@ -32,7 +33,7 @@ def smooth_images(n: int = 12, channels: int = 3) -> Tensor:
     k = torch.arange(32.0)
     fall = (1 + (k.square()[:, None] + k.square()) / 4) ** -0.9
     coefficients = torch.randn(n, channels, 32, 32, generator=generator) * fall
-    matrix = cosines(32)
+    matrix = dct_matrix(32)
     x = matrix.T @ coefficients @ matrix
     x = 0.5 + 0.7 * (x - x.mean((2, 3), keepdim=True)) + 0.1 * torch.randn(n, 1, 1, 1, generator=generator)
     return (x.clamp(0, 1) * 255).round() / 255
@@ -145,10 +146,10 @@ def test_sign_decoder_reads_grey_images() -> None:
     assert psnr(decoded, x) > psnr(noisy, x) + 8
 
 
-def test_cosines_equal_scipys_transform() -> None:
+def test_dct_equals_scipys_transform() -> None:
     x = torch.rand(5, 9)
     wanted = dctn(x.numpy(), norm="ortho")
-    np.testing.assert_allclose((cosines(5) @ x @ cosines(9).T).numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose((dct_matrix(5) @ x @ dct_matrix(9).T).numpy(), wanted, atol=1e-6)
 
 
 def test_wiener_filter_limits() -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ismn_models.ddsa.config import DdsaConfig
-from ismn_models.ddsa.nets import RunningMeanSparsity, SparseAutoencoder
+from ismn_models.ddsa.nets import SparseAutoencoder
 from ismn_models.ddsa.system import Ddsa, build
 from ismn_models.ddsa.training import DenoisingStage
 from ismn_models.ddsa.training import stages as make_stages
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
+from ismn_models.sparsity import RunningMeanSparsity
 
 SMALL = DdsaConfig(epochs=2, batch_size=16, pgd_steps=2, eps_max=0.2)
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ismn_models.crafting import AttackBank, ascend, pgd
 from ismn_models.ddsa.config import DdsaConfig
-from ismn_models.ddsa.nets import RunningMeanSparsity
 from ismn_models.ddsa.system import Ddsa
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
+from ismn_models.sparsity import RunningMeanSparsity
 from ismn_models.training import Stage, flip_and_shift, set_lr, warmup_cosine
 
 BATCH = 250
@@ -107,7 +107,7 @@ class DenoisingStage(Stage):
         self.defence.eval()
         measured = validation.take(slice(MEASURED))
         sums: dict[str, float] = {}
-        for x, y in measured.batches(BATCH):
+        for x, y in self.watched(measured, BATCH):
             for name, images in (("clean", x), ("attacked", self.attack(x)[0])):
                 with torch.no_grad():
                     denoised = self.defence.reform(images)

@@ -6,22 +6,14 @@ abstract); the wording and the DCT are PRN's (Akhtar, Liu and Mian 2018).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
+
+from ismn_models.transforms import dct_matrix
 
 GRID = 32
 """Side of the feature grid; larger images are averaged onto it in equal frequency cells."""
 GRAY = (0.299, 0.587, 0.114)
-
-
-def dct_matrix(n: int) -> Tensor:
-    """Return the orthonormal DCT-II matrix D [n, n]: D @ D.T is the identity, D @ a @ D.T the 2-D transform."""
-    k, i = torch.arange(n)[:, None], torch.arange(n)[None, :]
-    matrix = torch.cos(math.pi * (2 * i + 1) * k / (2 * n)) * math.sqrt(2 / n)
-    matrix[0] /= math.sqrt(2)
-    return matrix
 
 
 class Detector(nn.Module):

@@ -35,19 +35,17 @@ def discrimination(clean: Tensor, regenerated: Tensor, attacked: Tensor) -> Tens
     return softplus(-clean).mean() + 0.5 * softplus(regenerated).mean() + 0.5 * softplus(attacked).mean()
 
 
-class CodeSparsity(nn.Module):
-    """Sparsity of the 128-number code: per instance as a loss, per unit as DDSA's bias rule."""
+class InstanceSparsity(nn.Module):
+    """Sparsity of each sample's code, the "instance sparsity" of the name."""
 
     scale: Tensor
-    unit_mean: Tensor
 
-    def __init__(self, units: int, mu: float, beta: float, momentum: float = 0.999) -> None:
+    def __init__(self, mu: float) -> None:
         super().__init__()
-        self.mu, self.beta, self.momentum = mu, beta, momentum
+        self.mu = mu
         self.register_buffer("scale", torch.tensor(0.0))
-        self.register_buffer("unit_mean", torch.zeros(units))
 
-    def instance_loss(self, code: Tensor) -> Tensor:
+    def forward(self, code: Tensor) -> Tensor:
         """Return mean_i max(0, a_i / s - mu)^2 with a_i the mean of sample i's code [N, units].
 
         s is the running mean of positive activations, so that mu is a share of active units at any scale. The
@@ -61,9 +59,3 @@ class CodeSparsity(nn.Module):
             scale = torch.maximum(self.scale, positive).clamp_min(1e-6)
         activity = code.mean(1) / scale
         return (activity - self.mu).clamp_min(0).square().mean()
-
-    @torch.no_grad()
-    def adjust_bias(self, code: Tensor, bias: Tensor, lr: float) -> None:
-        """Move each unit's bias against its running mean activation: b -= lr * beta * (mu_hat - mu)."""
-        self.unit_mean.mul_(self.momentum).add_(code.float().mean(0), alpha=1 - self.momentum)
-        bias.sub_(lr * self.beta * (self.unit_mean - self.mu))

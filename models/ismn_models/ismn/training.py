@@ -13,10 +13,11 @@ from ismn_models.images import Images
 from ismn_models.ismn.config import IsmnConfig
 from ismn_models.ismn.defence import Ismn
 from ismn_models.ismn.detector import fit_linear_svm, fit_ridge
-from ismn_models.ismn.losses import CodeSparsity, adversarial, discrimination, guidance, reconstruction
+from ismn_models.ismn.losses import InstanceSparsity, adversarial, discrimination, guidance, reconstruction
 from ismn_models.ismn.mixture import attack_mixture
 from ismn_models.ismn.nets import Discriminator
 from ismn_models.pipeline import Pipeline
+from ismn_models.sparsity import RunningMeanSparsity
 from ismn_models.training import Stage, decayed, flip_and_shift, set_lr, warmup_cosine
 
 BATCH = 250
@@ -46,11 +47,10 @@ class MappingStage(Stage):
         self.base, self.defence, self.config = base, defence, config
         self.epochs, self.batch_size = config.mapping_epochs, config.batch_size
         bias = defence.encoder.code.bias
-        self.sparsity = CodeSparsity(len(bias), config.mu, config.beta)
-        self.discriminator = Discriminator(defence.encoder.conv1.in_channels)
-        self.sparsity.to(bias.device)
-        self.discriminator.to(bias.device)
-        self.modules = (self.sparsity, self.discriminator)
+        self.instances = InstanceSparsity(config.mu).to(bias.device)
+        self.units = RunningMeanSparsity(len(bias), config.mu, config.beta).to(bias.device)
+        self.discriminator = Discriminator(defence.encoder.conv1.in_channels).to(bias.device)
+        self.modules = (self.instances, self.units, self.discriminator)
         mapping = [*defence.encoder.parameters(), *defence.generator.parameters()]
         self.optimisers = (
             torch.optim.Adam(mapping, config.mapping_lr, betas=(0.5, 0.999)),
@@ -81,7 +81,7 @@ class MappingStage(Stage):
         lr = self.config.mapping_lr * warmup_cosine(progress)
         _descend(self.optimisers[0], loss, lr)
         if self.config.uses("unit-sparsity"):
-            self.sparsity.adjust_bias(code.detach(), self.defence.encoder.code.bias, lr)
+            self.units.apply_to(self.defence.encoder.code.bias, code.detach(), lr)
         if self.playing:
             figures["discriminator"] = self._teach_discriminator(clean, from_attacked.detach(), attacked, lr)
         return figures
@@ -95,7 +95,7 @@ class MappingStage(Stage):
         if config.uses("guide"):
             loss = loss + config.guide_weight * guidance(self.base, clean, from_attacked)
         if config.uses("instance-sparsity"):
-            loss = loss + config.sparsity_weight * self.sparsity.instance_loss(code)
+            loss = loss + config.sparsity_weight * self.instances(code)
         if self.playing:
             self.discriminator.requires_grad_(False)
             loss = loss + config.gan_weight * adversarial(self.discriminator(from_attacked).float())
@@ -112,7 +112,7 @@ class MappingStage(Stage):
         """Measure the base classifier on regenerated validation images, clean and attacked."""
         self.defence.eval()
         right = {"clean": 0, "attacked": 0}
-        for x, y in validation.batches(BATCH):
+        for x, y in self.watched(validation, BATCH):
             attacked, _ = attack_mixture(self.base, x, y, self.config)
             for name, images in (("clean", x), ("attacked", attacked)):
                 with torch.no_grad():
@@ -151,13 +151,13 @@ class DetectorStage(Stage):
         _set_linear(detector.level, *fit_ridge(features, eps))
         with torch.no_grad():
             error = (detector.level(features).squeeze(1).clamp(0, 0.5) - eps).abs().mean().item()
-        self.defence.calibrate((x for x, _ in validation.batches(BATCH)), self.base)
+        self.defence.calibrate((x for x, _ in self.watched(validation, BATCH)), self.base)
         return {"detector accuracy": accuracy, "level error": error}
 
     def _features(self, images: Images) -> tuple[Tensor, Tensor]:
         """Return raw features and eps of each image and of its attacked copy, balanced: clean has eps 0."""
         features, levels = [], []
-        for x, y in images.batches(BATCH):
+        for x, y in self.watched(images, BATCH):
             attacked, eps = attack_mixture(self.base, x, y, self.config)
             for batch, level in ((x, torch.zeros_like(eps)), (attacked[eps > 0], eps[eps > 0])):
                 with torch.no_grad():

@@ -83,7 +83,7 @@ class AutoencoderStage(Stage):
         """Fit the thresholds; return the autoencoder's error, the accuracy behind it and what is rejected."""
         self.base.requires_grad_(False).eval()
         self.defence.eval()
-        self.defence.calibrate((x for x, _ in validation.batches(BATCH)), self.base)
+        self.defence.calibrate((x for x, _ in self.watched(validation, BATCH)), self.base)
         return measure(self.base, self.defence, validation)
 
     def state(self) -> dict[str, Any]:
