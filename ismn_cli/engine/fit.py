@@ -63,6 +63,9 @@ def fit(
             _save(checkpoint, pipeline, figures, stage, epoch + 1, closing)
         seed_everything(derive(seed, stage.name, "finish"))
         stage.tell = _telling(stage.name, on_progress)
+        # A run that continues here has not been through an epoch that would have set the mode: batch norm
+        # left in training mode would go on learning.
+        pipeline.eval()
         figures[stage.name] = closing | stage.finish(train, validation)
         _save(checkpoint, pipeline, figures)
     return figures
