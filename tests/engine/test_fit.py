@@ -213,3 +213,20 @@ def test_a_failed_write_leaves_the_last_checkpoint(
     assert checkpoint.read_bytes() == before
     monkeypatch.undo()
     _assert_same(_fit(checkpoint), undisturbed)
+
+
+def test_nothing_is_in_training_mode_while_a_stage_closes(tmp_path: Path) -> None:
+    """A run continued there has been through no epoch; batch norm left in training mode would go on learning."""
+    pipeline, (base, _) = _system(0)
+    modes: list[bool] = []
+
+    def finish(train: Images, validation: Images) -> dict[str, float]:
+        modes.extend(module.training for module in pipeline.modules())
+        return {}
+
+    base.finish = finish  # type: ignore[method-assign]
+    data = Images(torch.zeros(4, 3, 4, 4, dtype=torch.uint8), torch.arange(4) % 3)
+    pipeline.train()
+    fit(pipeline, [base], data, data, seed=0, checkpoint=tmp_path / "c.pt", precision=nullcontext)
+    assert modes
+    assert not any(modes)
