@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ismn_cli.attacks.params import find_attack, resolve_params
 from ismn_cli.core.attack_catalogue import AttackEntry
+from ismn_cli.core.catalogue import load
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.ball import allowed, project
@@ -40,6 +41,9 @@ def make_attack(spec: AttackSpec, num_classes: int) -> Attack:
             f"{spec.method} needs at least {least} classes; there are {num_classes}.",
             "apgd with loss=ce, fab and square work from two.",
         )
+    if entry.own:
+        attack: Attack = load(entry.cls)(spec, num_classes)
+        return attack
     return _Torchattack(entry, spec, num_classes)
 
 

@@ -33,7 +33,8 @@ class AttackEntry:
 
     name: str
     cls: str
-    """"module:Class"."""
+    """"module:Class": a torchattacks class, or with ``own`` a callable class of ismn, made as
+    Class(spec, num_classes) and called as an `ismn_cli.engine.craft.Attack`."""
     norms: tuple[Norm, ...]
     summary: str
     defaults: Mapping[str, JsonValue]
@@ -53,6 +54,7 @@ class AttackEntry:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest value, where they are not 1 (whole numbers), 0 (others) and infinity."""
+    own: bool = False
     unused: tuple[str, ...] = ()
     """Parameters in the class's signature that its code never reads: not offered."""
 

@@ -35,6 +35,16 @@ class Answers(Frozen):
     loops: tuple[int, ...]
 
 
+class Draws(Frozen):
+    """How often a randomised system was right (and did not refuse) when asked ``k`` times, a column of N samples."""
+
+    k: int
+    right: tuple[int, ...]
+    """How many of the k answers were right; mean accuracy = mean(right) / k, worst of k = share with right == k."""
+    majority_right: tuple[bool, ...]
+    """Whether the most frequent answer was the right one; refusals count as an answer of their own, ties as wrong."""
+
+
 class CellResult(Frozen):
     """The result of one cell: per-sample columns, and what it cost."""
 
@@ -53,6 +63,9 @@ class CellResult(Frozen):
     """Images sent forward through the attacked module while crafting."""
     backwards: int = 0
     craft_seconds: float = 0.0
+    draws_clean: Draws | None = None
+    """Randomised systems only. ``clean`` and ``attacked`` hold the first of the k answers."""
+    draws_attacked: Draws | None = None
     judge_seconds: float = 0.0
     """Time of the whole system's decision over all N samples, once."""
     notes: tuple[str, ...] = ()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ismn_models.pipeline import Reading, Surrogate
+
 
 class Counted(nn.Module):
     """A model that counts. One addition a pass: it changes neither results nor speed.
 
     ``forwards`` counts images [N, ...] that went in, ``backwards`` images whose gradient came back to the
-    logits: an attack that differentiates every class by itself is counted once a class.
+    logits or to the margin: an attack that differentiates every class by itself is counted once a class.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -23,10 +25,20 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits for x [N, ...]."""
         self.forwards += len(x)
-        logits: Tensor = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return logits
+        return self._watched(self.model(x))
+
+    def look(self, x: Tensor) -> Reading:
+        """Return the model's logits and, where it stands behind a detector, the margin for x [N, ...]."""
+        if not isinstance(self.model, Surrogate):
+            return Reading(self(x))
+        self.forwards += len(x)
+        logits, margin = self.model.look(x)
+        return Reading(self._watched(logits), None if margin is None else self._watched(margin))
+
+    def _watched(self, output: Tensor) -> Tensor:
+        if output.requires_grad:
+            output.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return output
 
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,19 @@ from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
 
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, x [N, C, H, W] in [0, 1], y int64 [N]) -> images of the same shape."""
+
+class Proposed(NamedTuple):
+    """What an attack proposes when it has something to say about it."""
+
+    images: Tensor
+    notes: tuple[str, ...] = ()
+
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor | Proposed]
+"""(model, x [N, C, H, W] in [0, 1], y int64 [N]) -> images of the same shape.
+
+The model is a `Counted` one: besides logits, its `look` gives the margin of a detector in the way, if any.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,14 @@ def craft_batch(
     start, counted = time.perf_counter(), Counted(model)
     with isolated(seed), evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
         counted.eval()
-        proposed, note = _propose(attack, counted, x, y)
+        proposed, said = _propose(attack, counted, x, y)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
     adversarial, failed, notes = _verify(proposed, x, threat)
     linf, l2 = distances(adversarial, x)
-    notes = (note,) if note else notes
+    # An attack that gave nothing has said why already.
+    notes = said if len(x) and said and bool(proposed.isnan().all()) else (*said, *notes)
     return Crafted(adversarial, failed, notes, linf, l2, counted.forwards, counted.backwards, seconds)
 
 
@@ -77,12 +90,12 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, str]:
+def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
     """Return the attack's images, or NaN and a note where it gave none. It works on copies of x and y."""
     if len(x) == 0:
-        return x, ""
+        return Proposed(x)
     try:
-        proposed = attack(model, x.detach().clone(), y.clone())
+        answer = attack(model, x.detach().clone(), y.clone())
     except UsageError:
         raise
     except Exception as error:
@@ -90,11 +103,16 @@ def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Te
             raise UsageError(
                 f"Memory ran out while attacking {len(x)} images at once.", "Give a smaller batch size."
             ) from None
-        return torch.full_like(x, torch.nan), f"the attack crashed on {len(x)} samples: {_one_line(error)}"
+        return _nothing(x, f"the attack crashed on {len(x)} samples: {_one_line(error)}")
+    proposed, notes = answer if isinstance(answer, Proposed) else Proposed(answer)
     if not isinstance(proposed, Tensor) or proposed.shape != x.shape or not proposed.is_floating_point():
         kind = _kind(proposed) if isinstance(proposed, Tensor) else type(proposed).__name__
-        return torch.full_like(x, torch.nan), f"the attack returned {kind} for images {list(x.shape)}"
-    return proposed.detach().to(x), ""
+        return _nothing(x, f"the attack returned {kind} for images {list(x.shape)}")
+    return Proposed(proposed.detach().to(x), notes)
+
+
+def _nothing(x: Tensor, note: str) -> Proposed:
+    return Proposed(torch.full_like(x, torch.nan), (note,))
 
 
 def _out_of_memory(error: Exception) -> bool:

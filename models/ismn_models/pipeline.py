@@ -5,6 +5,7 @@ Pixels are in [0, 1] throughout; classifiers return logits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -12,6 +13,20 @@ import torch
 from torch import Tensor, nn
 
 Classify = Callable[[Tensor], Tensor]
+Reform = Callable[[Tensor], Tensor]
+
+
+class Reading(NamedTuple):
+    """What one route through a defended system shows an attacker for N inputs, to be differentiated."""
+
+    logits: Tensor
+    """[N, K]"""
+    margin: Tensor | None = None
+    """[N]: how far the detector's score stands above its threshold. An input succeeds on this route only below
+    0: above, it is refused, or takes another route. None where no detector stands in the way."""
+
+
+Read = Callable[[Tensor], Reading]
 
 
 class Decision(NamedTuple):
@@ -40,6 +55,8 @@ class Defence(nn.Module):
     policy: str = "pass"
     differentiable: bool = True
     """False when `reform` has no useful gradient: an adaptive attacker then needs BPDA."""
+    randomised: bool = False
+    """True when a decision draws at random: attacks then average over draws (EOT), and it is judged several times."""
     threshold: Tensor
 
     def __init__(self) -> None:
@@ -69,21 +86,29 @@ class Defence(nn.Module):
         rejected = flagged if self.policy == "reject" else torch.zeros_like(flagged)
         return Decision(classify(reformed), flagged, rejected, score, torch.ones_like(flagged).long())
 
-    def surrogates(self, classify: Classify) -> dict[str, nn.Module]:
-        """Return the differentiable functions x -> logits that an adaptive attacker should go through."""
-        return {"reformed": Through(self.reform, classify)}
+    def surrogates(self, classify: Classify) -> dict[str, Read]:
+        """Return the functions an adaptive attacker should go through, by name; see `Reading`.
+
+        A reformer without gradients is passed by the identity (BPDA, Athalye et al. 2018); the name says so.
+        """
+        name = "reformed" if self.differentiable else "bpda"
+        reform = self.reform if self.differentiable else straight_through(self.reform)
+        guards = {name: self.policy == "reject"} | ({"clean-route": True} if self.policy == "route" else {})
+
+        def read(x: Tensor, route: str) -> Reading:
+            margin = self.margin(x, classify) if guards[route] else None
+            return Reading(classify(x if route == "clean-route" else reform(x)), margin)
+
+        return {route: functools.partial(read, route=route) for route in guards}
+
+    def margin(self, x: Tensor, classify: Classify) -> Tensor:
+        """Return how far the score stands above the threshold, [N]: 0 and more is flagged."""
+        return self.score(x, classify) - self.threshold
 
 
-class Through(nn.Module):
-    """x -> classify(reform(x)), for attacks that want one module with logits."""
-
-    def __init__(self, reform: Callable[[Tensor], Tensor], classify: Classify) -> None:
-        super().__init__()
-        self.reform, self.classify = reform, classify
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits [N, K]."""
-        return self.classify(self.reform(x))
+def straight_through(reform: Reform) -> Reform:
+    """Return ``reform`` with the gradient of the identity (BPDA, Athalye et al. 2018)."""
+    return lambda x: x + (reform(x) - x).detach()
 
 
 class Pipeline(nn.Module):
@@ -108,7 +133,34 @@ class Pipeline(nn.Module):
         """Return the logits [N, K] of the answer, as a white-box attacker sees them."""
         return self.decide(x).logits
 
+    def surrogates(self) -> dict[str, Surrogate]:
+        """Return the defence's surrogates as modules, by name."""
+        found: dict[str, Read] = self.defence.surrogates(self.classifier)
+        return {name: Surrogate(self, read) for name, read in found.items()}
+
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules that have weights of their own, by name: base, defence and perhaps classifier."""
         own = {"base": self.base, "defence": self.defence}
         return own if self.classifier is self.base else own | {"classifier": self.classifier}
+
+
+class Surrogate(nn.Module):
+    """One route through a defended system as a module with logits, for any attack.
+
+    Attacks that know of detectors call `look` instead.
+    """
+
+    def __init__(self, system: nn.Module, read: Read) -> None:
+        super().__init__()
+        # A submodule, so that mode and parameters are seen by who borrows the surrogate.
+        self.system = system
+        self.read = read
+        self.training = system.training
+
+    def look(self, x: Tensor) -> Reading:
+        """Return logits and margin for x [N, C, H, W] in [0, 1]."""
+        return self.read(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [N, K]."""
+        return self.read(x).logits

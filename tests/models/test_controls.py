@@ -79,7 +79,7 @@ def test_median_has_a_gradient() -> None:
     x = torch.rand(2, 3, 32, 32, requires_grad=True)
     system = build_median(MedianConfig(), 4, 3, TINY)
     for surrogate in system.defence.surrogates(system.base).values():
-        (gradient,) = torch.autograd.grad(surrogate(x).sum(), x)
+        (gradient,) = torch.autograd.grad(surrogate(x).logits.sum(), x)
         assert gradient.abs().amax((1, 2, 3)).min() > 0
 
 

@@ -177,5 +177,5 @@ def test_surrogate_has_a_gradient() -> None:
     system = pipeline().eval()
     x = images(3).floats().requires_grad_()
     for surrogate in system.defence.surrogates(system.base).values():
-        (gradient,) = torch.autograd.grad(surrogate(x).sum(), x)
+        (gradient,) = torch.autograd.grad(surrogate(x).logits.sum(), x)
         assert gradient.abs().amax((1, 2, 3)).min() > 0

@@ -256,7 +256,7 @@ def test_surrogates_are_differentiable() -> None:
     defence, net = fitted()
     for name, surrogate in defence.surrogates(net).items():
         x = images(2).floats().requires_grad_()
-        (gradient,) = torch.autograd.grad(surrogate(x).sum(), x)
+        (gradient,) = torch.autograd.grad(surrogate(x).logits.sum(), x)
         assert gradient.abs().sum() > 0, name
 
 

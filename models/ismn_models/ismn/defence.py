@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ismn_models.ismn.config import IsmnConfig
 from ismn_models.ismn.detector import Detector
 from ismn_models.ismn.nets import Encoder, PlainGenerator, SkipGenerator
-from ismn_models.pipeline import Classify, Decision, Defence, Through
+from ismn_models.pipeline import Classify, Decision, Defence, Read, Reading
 
 
 class Ismn(Defence):
@@ -94,12 +94,12 @@ class Ismn(Defence):
         self.threshold.copy_(_upper_quantile(torch.cat(scores), 1 - self.config.false_positive_rate))
         self.fixed_point.copy_(_upper_quantile(torch.cat(residuals), self.config.fixed_point_quantile))
 
-    def surrogates(self, classify: Classify) -> dict[str, nn.Module]:
+    def surrogates(self, classify: Classify) -> dict[str, Read]:
         """Return the routes an adaptive attacker may take: forced regeneration, the unrolled loop, the clean route."""
         return {
-            "regenerated": Through(self.reform, classify),
-            "unrolled": Through(self._unrolled, classify),
-            "clean-route": Through(lambda x: x, classify),
+            "regenerated": lambda x: Reading(classify(self.reform(x))),
+            "unrolled": lambda x: Reading(classify(self._unrolled(x))),
+            "clean-route": lambda x: Reading(classify(x), self.margin(x, classify)),
         }
 
     def _unrolled(self, x: Tensor) -> Tensor:
