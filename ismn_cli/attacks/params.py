@@ -48,10 +48,26 @@ def resolve_params(method: str, threat: ThreatModel, given: Mapping[str, JsonVal
             params[name] = _read(entry, name, given, threat.eps, params)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
+    wrong += _misplaced(entry, params)
     if wrong:
         hint = f"`ismn list attacks` shows every parameter of {method} with its default."
         raise refusal(f"attack {method}", wrong, hint)
     return AttackSpec(method=method, threat=threat, params={name: params[name] for name in entry.defaults})
+
+
+def _misplaced(entry: AttackEntry, params: Mapping[str, JsonValue]) -> list[str]:
+    """Return what is wrong with parameters that go with a certain value of another, and with no other."""
+    wrong = []
+    for name, (other, value) in entry.only_with.items():
+        if name not in params or other not in params:
+            continue  # said already
+        given = params[name] != entry.defaults[name]
+        if given and params[other] != value:
+            wrong.append(f"{name}: it goes with {other}={value} only")
+        if params[other] == value and not given:
+            known = ", ".join(c for c in entry.choices[name] if c != entry.defaults[name])
+            wrong.append(f"{name}: {other}={value} needs some of {known}, joined by '+'")
+    return wrong
 
 
 def _known(name: str, entry: AttackEntry) -> str:
@@ -83,6 +99,8 @@ def _read(
     """Return one parameter in the type of its default. Raises ValueError."""
     default = entry.defaults[name]
     value = given.get(name, default)
+    if name in entry.several:
+        return _joined(value, entry.choices[name], default)
     if name in entry.choices:
         return _choice(value, entry.choices[name])
     if isinstance(default, bool):
@@ -100,6 +118,14 @@ def _choice(value: JsonValue, choices: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in choices:
         return value
     raise ValueError(f"{_shown(value)} is not one of {', '.join(choices)}")
+
+
+def _joined(value: JsonValue, choices: tuple[str, ...], none: JsonValue) -> str:
+    names = value.split("+") if isinstance(value, str) else [value]
+    chosen = [_choice(name, choices) for name in names]
+    if len(chosen) > 1 and (none in chosen or len(set(chosen)) < len(chosen)):
+        raise ValueError(f"{_shown(value)} names one twice, or {none} beside others")
+    return "+".join(chosen)
 
 
 def _boolean(value: JsonValue) -> bool:

@@ -33,7 +33,11 @@ EXAMPLES = examples(
     "ismn attack --method pgd --eps 0.3",
     "ismn attack --method pgd,fgsm --eps 8/255 --param steps=40 --limit 1000",
     "ismn attack --method pgd --eps 8/255 --defence ismn --knowledge white",
+    "ismn attack --defence ismn --knowledge adaptive --limit 200",
 )
+DEFAULT = ["pgd"]
+USUAL = {"black": ["square"], "adaptive": ["pgd-ensemble"]}
+"""Methods of a level where none is given and `DEFAULT` would not do."""
 FAR = 16 / 255
 CEILINGS = {0.2: 0.982, 0.3: 0.678, 0.4: 0.500}
 """eps -> the share of a sample of CIFAR-10 on which a classifier can at most be right: images of different
@@ -48,7 +52,10 @@ def register(app: typer.Typer) -> None:
 def attack(
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[,NAME...]", help="Attacks; see `ismn list attacks`. (default: pgd)"),
+        typer.Option(
+            metavar="NAME[,NAME...]",
+            help="Attacks; see `ismn list attacks`. (default: pgd; black: square; adaptive: pgd-ensemble)",
+        ),
     ] = None,
     eps: Annotated[
         list[str] | None,
@@ -59,12 +66,26 @@ def attack(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A parameter of the attack, such as steps=40. Repeatable."),
     ] = None,
+    eot: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Draws to average over where a system draws at random. (default: 10)"),
+    ] = None,
     defence: Defences = None,
     knowledge: Annotated[
         str | None,
         typer.Option(
             metavar="LEVEL",
-            help="gray (attacks the bare classifier) or white (attacks the defended system). (default: gray)",
+            help="What the attacker may touch: gray (the bare classifier), black (the system's outputs, or systems "
+            "of the attacker's own), white (the whole system), adaptive (every route through it, worst case); "
+            "several by commas. (default: gray)",
+        ),
+    ] = None,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME...]",
+            help="Systems that black-box gradient attacks are made on; NAME@RUN for one trained here. "
+            "(default: at,distillation)",
         ),
     ] = None,
     dataset: Annotated[
@@ -84,9 +105,10 @@ def attack(
     """Attack a system."""
     recipe = attack_recipe(
         param or (),
-        attack=given({"method": listed(method), "eps": listed(eps), "norm": norm}),
+        attack=given({"method": listed(method), "eps": listed(eps), "norm": norm, "eot": eot}),
         defence=listed(defence),
         knowledge=listed([knowledge]) if knowledge else None,
+        transfer=listed(transfer),
         dataset=given({"name": dataset, "limit": limit}),
         weights=weights,
         seed=seed,
@@ -111,13 +133,18 @@ def attack_recipe(params: Sequence[str], **options: Any) -> MatrixRecipe:
     from ismn_cli.core.recipe_files import validate
     from ismn_cli.core.recipes import MatrixRecipe
 
-    methods = options.get("attack", {}).get("method") or MatrixRecipe(name="attack").attack.method
-    mapping = {"task": "matrix", "name": "attack"} | given(options)
-    overrides = [f"attack.params.{method}.{param}" for method in methods for param in params]
+    levels = options.get("knowledge") or list(MatrixRecipe(name="attack").knowledge)
+    attack = dict(options.get("attack", {}))
+    if "method" not in attack:
+        attack["method_at"] = {level: USUAL[level] for level in levels if level in USUAL}
+    by_level = attack.get("method_at", {})
+    methods = [name for level in levels for name in by_level.get(level) or attack.get("method", DEFAULT)]
+    mapping = {"task": "matrix", "name": "attack"} | given(options) | {"attack": attack}
+    overrides = [f"attack.params.{method}.{param}" for method in dict.fromkeys(methods) for param in params]
     recipe = validate(mapping, overrides)
     if not isinstance(recipe, MatrixRecipe):
         raise TypeError(f"not a matrix: {recipe.task}")
-    return recipe.model_copy(update={"name": "-".join(["attack", *recipe.attack.method])[:80]})
+    return recipe.model_copy(update={"name": "-".join(["attack", *dict.fromkeys(methods)])[:80]})
 
 
 def with_data_at_hand(recipe: MatrixRecipe, data_dir: Path | None) -> MatrixRecipe:

@@ -83,20 +83,23 @@ def defend_recipe(source: Run, defences: list[str] | None, weights: str | None) 
     from ismn_cli.core.errors import UsageError
     from ismn_cli.core.recipe_files import validate
     from ismn_cli.core.recipes import MatrixRecipe
+    from ismn_cli.core.specs import Knowledge
 
-    changes = {"defence": defences or list(ALL), "knowledge": ["gray"], "weights": weights}
-    recipe = validate(dict(source.record.recipe) | given(changes) | {"name": "defend", "summary": ""})
-    if not isinstance(recipe, MatrixRecipe) or "gray" not in _levels(source):
+    stored = validate(dict(source.record.recipe))
+    if not isinstance(stored, MatrixRecipe) or Knowledge.GRAY not in stored.knowledge:
         raise UsageError(
-            f"The examples of run {source.record.id} were made for one defence (white-box).",
+            f"The examples of run {source.record.id} were made for one defence (not gray-box).",
             "Make gray-box ones, which all defences can share: ismn attack --method pgd --eps 8/255",
         )
+    methods = stored.attack.methods(Knowledge.GRAY)
+    params = {name: values for name, values in stored.attack.params.items() if name in methods}
+    grid = stored.attack.model_copy(update={"method": methods, "method_at": {}, "params": params})
+    changes = {"defence": defences or list(ALL), "knowledge": ["gray"], "weights": weights}
+    mapping = stored.model_dump(mode="json") | given(changes)
+    recipe = validate(mapping | {"attack": grid.model_dump(mode="json"), "name": "defend", "summary": ""})
+    if not isinstance(recipe, MatrixRecipe):
+        raise TypeError(f"not a matrix: {recipe.task}")
     return recipe
-
-
-def _levels(source: Run) -> list[str]:
-    levels = source.record.recipe.get("knowledge")
-    return [str(level) for level in levels] if isinstance(levels, list) else [str(levels)]
 
 
 def base_of_examples(store: Store, source: Run) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ismn_cli.cli.console import note, result, say, show
-from ismn_cli.cli.options import StoreDir, examples
+from ismn_cli.cli.options import StoreDir, examples, listed
 
 if TYPE_CHECKING:
     from ismn_cli.core.records import CellResult
@@ -21,6 +21,7 @@ EXAMPLES = examples(
     "ismn report",
     "ismn report --format markdown",
     "ismn report --run latest --format csv -o results.csv",
+    "ismn report --compare ismn,none",
 )
 
 
@@ -35,6 +36,12 @@ def report(
         list[str] | None,
         typer.Option("--run", metavar="ID", help="Only these runs. Repeatable. (default: all)"),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="Compare two systems image by image: differences, McNemar's test, Holm."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file. (default: stdout)")
     ] = None,
@@ -43,17 +50,33 @@ def report(
     """Show the comparison table."""
     from ismn_cli.core.errors import unknown_name
     from ismn_cli.core.store import Store
-    from ismn_cli.reporting.comparison_table import comparison_report
     from ismn_cli.reporting.render import FORMATS
 
     if form not in FORMATS:
         raise unknown_name("report format", form, FORMATS)
+    two = _two(compare) if compare is not None else None
     place = Store.open(store)
     runs = [place.run(name) for name in run] if run else place.runs()
     results = stored_results(place, runs)
     if not results:
         note("no results are stored yet. Make some: ismn run quickstart")
-    _deliver(comparison_report(results), form, output)
+    _deliver(_table(results, two), form, output)
+
+
+def _two(compare: str) -> tuple[str, str]:
+    from ismn_cli.core.errors import UsageError
+
+    names = listed([compare]) or []
+    if len(names) != 2 or names[0] == names[1]:
+        raise UsageError(f"--compare takes two systems, not '{compare}'.", "Write, for example: --compare ismn,none")
+    return names[0], names[1]
+
+
+def _table(results: list[CellResult], two: tuple[str, str] | None) -> Report:
+    from ismn_cli.reporting.comparison_table import comparison_report
+    from ismn_cli.reporting.paired_table import paired_report
+
+    return paired_report(results, *two) if two else comparison_report(results)
 
 
 def stored_results(store: Store, runs: list[Run]) -> list[CellResult]:

@@ -1,63 +1,23 @@
-"""The attacks by name: torchattacks' L-inf and L2 family, every parameter pinned. No torch here.
+"""The attacks by name: torchattacks' L-inf and L2 family and ismn's own, every parameter pinned. No torch here.
 
 A default may be a size relative to the threat's eps, written as a person would write it on the command line:
 "2.5*eps/steps". At eps 8/255 and 10 steps that is torchattacks' own default of 2/255.
 
 Left out on purpose: torchattacks' AutoAttack (it runs 10 iterations where the reference runs 100, so its
-figures are not AutoAttack figures), the L0 and L1 attacks (no such norm here), and the wrappers.
+figures are not AutoAttack figures; ``autoattack`` is the reference), the L0 and L1 attacks (no such norm
+here), and the wrappers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from ismn_cli.core.specs import Norm
+from ismn_cli.core.attack_entry import BOTH, L2, LINF, STEP, AttackEntry
+from ismn_cli.core.own_attacks import OWN
 
-LINF: tuple[Norm, ...] = (Norm.LINF,)
-L2: tuple[Norm, ...] = (Norm.L2,)
-BOTH: tuple[Norm, ...] = (Norm.LINF, Norm.L2)
-STEP = "2.5*eps/steps"
-
-
-@dataclass(frozen=True)
-class AttackEntry:
-    """One attack: where it is, what it can do, and the value of each of its parameters.
-
-    Parameters that the harness sets are not in ``defaults``: the model, eps and the norm come from the threat
-    model, the seed from the cell, the number of classes from the data set.
-    """
-
-    name: str
-    cls: str
-    """"module:Class": a torchattacks class, or with ``own`` a callable class of ismn, made as
-    Class(spec, num_classes) and called as an `ismn_cli.engine.craft.Attack`."""
-    norms: tuple[Norm, ...]
-    summary: str
-    defaults: Mapping[str, JsonValue]
-    gradient: bool = True
-    """Whether the attacker needs gradients; without, outputs are enough."""
-    eps_parameter: str | None = "eps"
-    """What the class calls eps; None if it has none."""
-    minimum_norm: bool = False
-    """It looks for the smallest perturbation that breaks a sample. One larger than the threat's eps is no
-    break under that threat, and no violation either: the clean image stands in for it."""
-    margin_from_zero: bool = False
-    """Its margin loss masks a class by multiplying its logit with 0, which is right only for logits above 0:
-    they are shifted up for it."""
-    min_classes: int = 2
-    channels: int | None = None
-    """The number of image channels it is written for, if only one."""
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Smallest and largest value, where they are not 1 (whole numbers), 0 (others) and infinity."""
-    own: bool = False
-    unused: tuple[str, ...] = ()
-    """Parameters in the class's signature that its code never reads: not offered."""
-
+__all__ = ["ATTACKS", "AttackEntry"]
 
 _RESIZING: dict[str, JsonValue] = {"resize_rate": 0.9, "diversity_prob": 0.5, "random_start": False}
 _RESIZING_LIMITS = {"resize_rate": (0.1, 0.95), "diversity_prob": (0.0, 1.0)}
@@ -299,4 +259,4 @@ _ENTRIES = (
     ),
 )
 
-ATTACKS: dict[str, AttackEntry] = {entry.name: entry for entry in _ENTRIES}
+ATTACKS: dict[str, AttackEntry] = {entry.name: entry for entry in (*_ENTRIES, *OWN)}

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 Entry = TypeVar("Entry")
+Policy = Literal["none", "reform", "reject", "route"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SystemEntry:
 
     name: str
     summary: str
-    policy: Literal["none", "reform", "reject", "route"]
+    policy: Policy
     """What becomes of an input: untouched; reformed always; refused, or regenerated, if it looks attacked."""
     config: str | None
     """Frozen dataclass of settings, free of torch."""
@@ -41,6 +42,8 @@ class SystemEntry:
     """``stages(pipeline, config) -> list[Stage]``; None where there is nothing to train."""
     trained_as: str | None
     """The name that `ismn train --system` knows it by."""
+    alter: str | None = None
+    """``alter(pipeline) -> Pipeline`` takes a part out of the trained system ``trained_as``."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ def _by_name(*entries: SystemEntry) -> dict[str, SystemEntry]:
 
 
 def _trained(
-    name: str, summary: str, policy: Literal["reform", "reject", "route"], config: str
+    name: str, summary: str, policy: Policy, config: str, room: str | None = None
 ) -> SystemEntry:
-    """Return a defence that is trained, in a room of its own under ismn_models."""
-    room = f"ismn_models.{name}"
+    """Return a defence that is trained, in a room of its own under ismn_models, of its own name unless given."""
+    room = f"ismn_models.{room or name}"
     return SystemEntry(
         name,
         summary,
@@ -75,6 +78,21 @@ def _trained(
         f"{room}.system:build",
         f"{room}.training:stages",
         name,
+    )
+
+
+def _ablation(name: str, summary: str, policy: Policy, alter: str) -> SystemEntry:
+    """Return ISMN, trained as it is, with a part taken out."""
+    room = "ismn_models.ismn"
+    return SystemEntry(
+        name,
+        f"ablation: {summary}",
+        policy,
+        f"{room}.config:IsmnConfig",
+        f"{room}.system:build",
+        stages=None,
+        trained_as="ismn",
+        alter=f"{room}.ablations:{alter}",
     )
 
 
@@ -110,7 +128,31 @@ SYSTEMS: dict[str, SystemEntry] = _by_name(
     _trained(
         "magnet", "MagNet: auto-encoder detectors and reformer (Meng and Chen 2017)", "reject", "MagnetConfig"
     ),
+    _trained(
+        "magnet-diverse",
+        "MagNet with a pack of eight auto-encoders, one drawn for each image",
+        "reject",
+        "DiverseConfig",
+        room="magnet.diverse",
+    ),
     _trained("ddsa", "deep denoising sparse auto-encoder (after Bakhti et al. 2019)", "reform", "DdsaConfig"),
+    _trained(
+        "at",
+        "Table 1's classifier, adversarially trained (Madry et al. 2018)",
+        "none",
+        "AdversarialConfig",
+        room="adversarial",
+    ),
+    _trained(
+        "distillation",
+        "Table 1's classifier by defensive distillation (Papernot et al. 2016)",
+        "none",
+        "DistillationConfig",
+    ),
+    _ablation("ismn-no-mapping", "ISMN's target classifier alone, no regeneration", "none", "no_mapping"),
+    _ablation("ismn-no-target", "ISMN's mapping network before the base classifier", "route", "no_target"),
+    _ablation("ismn-no-detector", "ISMN with every input regenerated", "route", "no_detector"),
+    _ablation("ismn-no-loop", "ISMN with suspicious inputs regenerated once", "route", "no_loop"),
     _control("jpeg", "control: JPEG compression", "JpegConfig", "build_jpeg"),
     _control("median", "control: median filter", "MedianConfig", "build_median"),
     _control(
@@ -119,7 +161,7 @@ SYSTEMS: dict[str, SystemEntry] = _by_name(
 )
 
 TRAINABLE: dict[str, SystemEntry] = {
-    entry.trained_as: entry for entry in SYSTEMS.values() if entry.trained_as
+    entry.trained_as: entry for entry in SYSTEMS.values() if entry.trained_as and entry.stages
 }
 """Systems by the name that `ismn train --system` knows them by."""
 

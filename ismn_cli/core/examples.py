@@ -24,28 +24,11 @@ class Examples:
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
 
-    def batch(self, index: int) -> Arrays | None:
-        """Return the arrays of batch ``index`` as they were put; None where none can be trusted."""
-        found = self._read(index)
-        return found[0] if found else None
+    def read(self, index: int) -> tuple[Arrays, dict[str, str]] | None:
+        """Return the arrays of batch ``index`` and what was noted beside them, as they were put.
 
-    def metadata(self, index: int) -> dict[str, str] | None:
-        """Return what was noted beside batch ``index``; None where none can be trusted."""
-        found = self._read(index)
-        return found[1] if found else None
-
-    def put_batch(self, index: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-        """Store a batch in one piece; float64 becomes float32. Raises UsageError where the disk refuses."""
-        from safetensors.numpy import save
-
-        whole = {name: _plain(array) for name, array in arrays.items()}
-        content = save(whole, {**metadata, _DIGEST: _digest(whole)})
-        write_whole(self._path(index), lambda temporary: temporary.write_bytes(content))
-
-    def _path(self, index: int) -> Path:
-        return self.folder / f"batch-{index:05d}.safetensors"
-
-    def _read(self, index: int) -> tuple[Arrays, dict[str, str]] | None:
+        None where none can be trusted.
+        """
         from safetensors import SafetensorError, safe_open
 
         path = self._path(index)
@@ -65,6 +48,17 @@ class Examples:
             move_aside(self.root, path, "its content has changed since it was written")
             return None
         return arrays, metadata
+
+    def put_batch(self, index: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        """Store a batch in one piece; float64 becomes float32. Raises UsageError where the disk refuses."""
+        from safetensors.numpy import save
+
+        whole = {name: _plain(array) for name, array in arrays.items()}
+        content = save(whole, {**metadata, _DIGEST: _digest(whole)})
+        write_whole(self._path(index), lambda temporary: temporary.write_bytes(content))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"batch-{index:05d}.safetensors"
 
 
 def _plain(array: np.ndarray) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from ismn_cli.core.catalogue import ATTACKS, DATASETS, SYSTEMS, TRAINABLE, load
 from ismn_cli.core.settings import nearest, settings_problems
 
-_LISTS = ("defence", "knowledge", "attack.method", "attack.eps")
+_LISTS = ("defence", "knowledge", "transfer", "attack.method", "attack.eps")
 
 
 def catalogue_problems(mapping: Mapping[str, Any], training: bool) -> list[str]:
@@ -22,8 +22,21 @@ def _of_matrix(mapping: Mapping[str, Any]) -> list[str]:
         *(f"{place}: the list is empty" for place in _LISTS if _at(mapping, place) in ([], ())),
         *_unknown(mapping, "defence", "system", SYSTEMS),
         *_unknown(mapping, "attack.method", "attack", ATTACKS),
+        *(problem for level in _names(mapping, "attack.method_at") for problem in _of_level(mapping, level)),
         *_unknown(mapping, "attack.params", "attack", ATTACKS),
+        *_unknown_sources(mapping),
     ]
+
+
+def _of_level(mapping: Mapping[str, Any], level: str) -> list[str]:
+    place = f"attack.method_at.{level}"
+    empty = [f"{place}: the list is empty"] if _at(mapping, place) in ([], ()) else []
+    return empty + _unknown(mapping, place, "attack", ATTACKS)
+
+
+def _unknown_sources(mapping: Mapping[str, Any]) -> list[str]:
+    systems = [name.partition("@")[0] for name in _names(mapping, "transfer")]
+    return _unknown({"transfer": systems}, "transfer", "system", SYSTEMS)
 
 
 def _of_training(mapping: Mapping[str, Any]) -> list[str]:

@@ -28,9 +28,17 @@ class AttackGrid(Frozen):
     """Every method at every size. ``params`` gives a method's own parameters by its name."""
 
     method: Annotated[tuple[str, ...], OneOrMore] = ("pgd",)
+    method_at: dict[Knowledge, Annotated[tuple[str, ...], OneOrMore]] = {}
+    """Methods of one knowledge level, where they are others than ``method``."""
     eps: Annotated[tuple[Eps, ...], OneOrMore] = (8 / 255,)
     norm: Norm = Norm.LINF
     params: dict[str, dict[str, JsonValue]] = {}
+    eot: Annotated[int, Field(ge=1)] = 10
+    """Draws that a white-box or adaptive attacker averages over (EOT), where the system draws at random."""
+
+    def methods(self, knowledge: Knowledge) -> tuple[str, ...]:
+        """Return the methods of an attacker who knows this much, none twice."""
+        return tuple(dict.fromkeys(self.method_at.get(knowledge, self.method)))
 
 
 class MatrixRecipe(Frozen):
@@ -43,6 +51,15 @@ class MatrixRecipe(Frozen):
     defence: Annotated[tuple[str, ...], OneOrMore] = ("none",)
     knowledge: Annotated[tuple[Knowledge, ...], OneOrMore] = (Knowledge.GRAY,)
     attack: AttackGrid = AttackGrid()
+    survivors: bool = False
+    """Whether an attack leaves out what the attacks before it have broken: at the same knowledge level, on the same
+    defence, at this eps or a smaller one. Each cell then shows the worst case so far, at a fraction of the cost.
+    Gray-box and transferred examples are shared by all defences and always made in full."""
+    transfer: Annotated[tuple[str, ...], OneOrMore] = ("at", "distillation")
+    """Black-box attacks that need gradients are made on these systems, together, and transferred. "name@RUN" takes
+    the system trained in that run: another undefended classifier, or a re-trained copy of a defence."""
+    draws: Annotated[int, Field(ge=1)] = 10
+    """How often a system that draws at random is asked: the mean, the worst and the majority are reported."""
     weights: str = "auto"
     """"auto": each system's newest finished training, else the released weights; "released"; or a run's id."""
     seed: int = 0

@@ -62,6 +62,12 @@ class CellResult(Frozen):
     forwards: int = 0
     """Images sent forward through the attacked module while crafting."""
     backwards: int = 0
+    queries: int = 0
+    """Images that the attacker showed to the whole system while crafting, to see its answer."""
+    carried: int = 0
+    """Images that an attack before had broken: they were not attacked again, see `Cell.after`."""
+    via: tuple[str, ...] = ()
+    """Through what the attacker went on each sample: see `ismn_cli.threats.views`."""
     craft_seconds: float = 0.0
     draws_clean: Draws | None = None
     """Randomised systems only. ``clean`` and ``attacked`` hold the first of the k answers."""

@@ -82,6 +82,8 @@ class AttackSpec(Frozen):
     method: str
     threat: ThreatModel
     params: dict[str, JsonValue] = {}
+    eot: int = 1
+    """Draws that every look at a randomised system is averaged over (expectation over transformation)."""
 
     def label(self) -> str:
         """Return a short name for tables, such as "pgd 8/255"; the norm is named where it is not L-inf."""
@@ -122,10 +124,24 @@ class Cell(Frozen):
     attack: AttackSpec | None
     seed: int
     batch_size: int
+    sources: tuple[Subject, ...] = ()
+    """Transfer only: the attacker's own systems, which the examples are made on."""
+    draws: int = 1
+    """How often a randomised system is asked for its answer."""
+    after: tuple[AttackSpec, ...] = ()
+    """Attacks that were tried before, none of them larger: what they broke is carried over and not attacked again,
+    so that the cell shows the worst case of all of them."""
 
     def examples_key(self) -> str:
-        """Return the key of the adversarial examples: gray-box ones do not depend on the defence."""
-        hidden = {"defence"} if self.knowledge is Knowledge.GRAY else set()
+        """Return the key of the adversarial examples, which leaves out what their maker never touches.
+
+        Gray-box ones do not depend on the defence, transferred ones not on the classifier either.
+        """
+        hidden = {"draws"}
+        if self.knowledge is Knowledge.GRAY:
+            hidden.add("defence")
+        if self.sources:
+            hidden |= {"defence", "classifier"}
         content = self.model_dump(mode="json", exclude=hidden)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

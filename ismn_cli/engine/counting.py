@@ -11,12 +11,14 @@ class Counted(nn.Module):
     """A model that counts. One addition a pass: it changes neither results nor speed.
 
     ``forwards`` counts images [N, ...] that went in, ``backwards`` images whose gradient came back to the
-    logits or to the margin: an attack that differentiates every class by itself is counted once a class.
+    logits or to the margin: an attack that differentiates every class by itself is counted once a class. A
+    model that is itself made of several passes says so (`cost_of`), and each image counts that often.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.cost = cost_of(model)
         self.forwards = 0
         self.backwards = 0
         # Entering a model must not change it: a new nn.Module is in training mode.
@@ -24,14 +26,14 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits for x [N, ...]."""
-        self.forwards += len(x)
+        self.forwards += self.cost * len(x)
         return self._watched(self.model(x))
 
     def look(self, x: Tensor) -> Reading:
         """Return the model's logits and, where it stands behind a detector, the margin for x [N, ...]."""
         if not isinstance(self.model, Surrogate):
             return Reading(self(x))
-        self.forwards += len(x)
+        self.forwards += self.cost * len(x)
         logits, margin = self.model.look(x)
         return Reading(self._watched(logits), None if margin is None else self._watched(margin))
 
@@ -41,4 +43,10 @@ class Counted(nn.Module):
         return output
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        self.backwards += self.cost * len(gradient)
+
+
+def cost_of(model: nn.Module) -> int:
+    """Return how many passes of what it stands for one pass of ``model`` makes: 1, unless a surrogate says more."""
+    # Of strangers' modules the name may mean anything.
+    return int(getattr(model, "cost", 1)) if isinstance(model, Surrogate) else 1

@@ -103,7 +103,7 @@ def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Proposed
             raise UsageError(
                 f"Memory ran out while attacking {len(x)} images at once.", "Give a smaller batch size."
             ) from None
-        return _nothing(x, f"the attack crashed on {len(x)} samples: {_one_line(error)}")
+        return _nothing(x, f"the attack crashed on {len(x)} samples: {_reason(error)}")
     proposed, notes = answer if isinstance(answer, Proposed) else Proposed(answer)
     if not isinstance(proposed, Tensor) or proposed.shape != x.shape or not proposed.is_floating_point():
         kind = _kind(proposed) if isinstance(proposed, Tensor) else type(proposed).__name__
@@ -118,6 +118,12 @@ def _nothing(x: Tensor, note: str) -> Proposed:
 def _out_of_memory(error: Exception) -> bool:
     # On the CPU torch raises a bare RuntimeError.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    if "does not require grad" in str(error):
+        return "it needs gradients, and what it attacks gives none"
+    return _one_line(error)
 
 
 def _one_line(error: Exception) -> str:

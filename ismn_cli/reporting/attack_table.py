@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import format_eps
-from ismn_cli.reporting.figures import Measure, column, number, of_numbers, of_rate, refuses
+from ismn_cli.reporting.figures import Measure, column, has, number, of_numbers, of_rate, refuses
 from ismn_cli.reporting.layout import MISSING, Column, Sheet
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.sections import Section, sections
@@ -17,14 +17,19 @@ CAPTION = (
     "Distances in pixels of [0, 1]."
 )
 CORNER = "measure"
-REFUSALS = of_rate("accuracy, rejected = success ↑", "accuracy_rejected_success")
-PAPER = Measure("accuracy in the paper", lambda row: MISSING if row["paper"] is None else number(row, "paper"))
 MEASURES = (
     of_rate("clean accuracy ↑", "clean_accuracy"),
     of_rate("accuracy under attack ↑", "accuracy"),
-    REFUSALS,
-    PAPER,
+    of_rate("accuracy, rejected = success ↑", "accuracy_rejected_success", refuses),
+    of_rate("accuracy, answered only ↑", "accuracy_answered", refuses),
+    of_rate("accuracy, mean of the draws ↑", "accuracy_mean", has("accuracy_mean_total")),
+    of_rate("accuracy, worst draw ↑", "accuracy_worst_draw", has("accuracy_mean_total")),
+    of_rate("accuracy, majority of the draws ↑", "accuracy_majority", has("accuracy_mean_total")),
+    of_numbers("draws per image", "draws", worth=has("accuracy_mean_total")),
+    Measure("accuracy in the paper", lambda row: number(row, "paper") if row["paper"] else MISSING, has("paper")),
     of_rate("attack success rate ↓", "success"),
+    of_rate("SR@5 ↓", "sr_at_5", has("sr_at_5_total")),
+    of_numbers("AUROC of the detector ↑", "auroc", worth=has("auroc")),
     of_numbers("survived, images", "survived"),
     of_numbers("broken", "broken"),
     of_numbers("detected and refused", "detected"),
@@ -33,10 +38,9 @@ MEASURES = (
     of_numbers("L-inf distance, mean / max", "linf_mean", "linf_max"),
     of_numbers("L2 distance, mean / max", "l2_mean", "l2_max"),
     of_numbers("forward / backward per image", "forwards_per_image", "backwards_per_image"),
+    of_numbers("queries of the system per image", "queries_per_image", worth=has("queries_per_image")),
     of_numbers("attack time, ms per image", "attack_ms"),
 )
-
-
 def attack_report(results: Sequence[CellResult], title: str = "Attack") -> Report:
     """Return the report on attacked cells: a column per attack and level, a group per defence."""
     frame = comparison(results)
@@ -53,10 +57,7 @@ def layout(rows: Sequence[Row]) -> list[Sheet]:
 
 
 def _measures(rows: Sequence[Row]) -> list[Measure]:
-    """Leave out the lines on refusals and on the paper where there is nothing to say."""
-    idle = [] if any(refuses(row) for row in rows) else [REFUSALS]
-    idle += [] if any(row["paper"] is not None for row in rows) else [PAPER]
-    return [measure for measure in MEASURES if measure not in idle]
+    return [measure for measure in MEASURES if any(map(measure.worth, rows))]
 
 
 def _sheet(section: Section, measures: Sequence[Measure]) -> Sheet:

@@ -13,14 +13,16 @@ from ismn_cli.reporting.sections import Section, sections
 from ismn_cli.reporting.table import Report, Row, comparison, rows_of
 
 CAPTION = (
-    "Rates in % with their 95 % Wilson interval; ↑ higher, ↓ lower is better. Accountings of a refusal: "
-    "strict, it is wrong; rejected = success, it is right; reformed only, it is answered as if not refused."
+    "Rates in % with their 95 % Wilson interval; ↑ higher, ↓ lower is better. Accountings of a refusal: strict, it is "
+    "wrong; rejected = success, it is right; answered only, it is left out; reformed only, it is answered as if not "
+    "refused."
 )
 CORNER = "measure"
 CLEAN = (of_rate("clean accuracy ↑", "clean_accuracy"), of_rate("false-positive rate ↓", "false_positive"))
 ATTACKED = (
     of_rate("under attack, strict ↑", "accuracy"),
     of_rate("… rejected = success ↑", "accuracy_rejected_success"),
+    of_rate("… answered only ↑", "accuracy_answered"),
     of_rate("… reformed only ↑", "accuracy_reformed"),
     of_rate("detection rate ↑", "detection"),
     of_numbers("unknown (attack failed)", "unknown"),

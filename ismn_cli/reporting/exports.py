@@ -1,10 +1,9 @@
-"""csv and json: the long table, a row per cell, in the columns of `ismn_cli.reporting.columns.COLUMNS`."""
+"""csv and json: the long table, in the report's columns; see `ismn_cli.reporting.columns`."""
 
 from __future__ import annotations
 
 from json import dumps
 
-from ismn_cli.reporting.columns import COLUMNS
 from ismn_cli.reporting.table import Report, rows_of
 
 SCHEMA_VERSION = 1
@@ -23,7 +22,7 @@ def json(report: Report) -> str:
         "title": report.title,
         "caption": report.caption,
         "notes": report.notes,
-        "columns": {column.name: column.meaning for column in COLUMNS},
+        "columns": {column.name: column.meaning for column in report.columns},
         "rows": rows_of(report.frame),
     }
     return dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"

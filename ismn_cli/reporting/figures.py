@@ -25,20 +25,27 @@ def number(row: Row, *names: str) -> Lines:
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of a side-by-side table: what is measured, and a row's figure for it."""
+    """One line of a side-by-side table: what is measured, a row's figure for it, and what rows it is worth it for."""
 
     label: str
     show: Callable[[Row], Lines]
+    worth: Callable[[Row], object] = bool
+    """By default any row."""
 
 
-def of_rate(label: str, name: str) -> Measure:
+def of_rate(label: str, name: str, worth: Callable[[Row], object] = bool) -> Measure:
     """Return the measure that shows the rate ``name``."""
-    return Measure(label, lambda row: rate(row, name))
+    return Measure(label, lambda row: rate(row, name), worth)
 
 
-def of_numbers(label: str, *names: str) -> Measure:
+def of_numbers(label: str, *names: str, worth: Callable[[Row], object] = bool) -> Measure:
     """Return the measure that shows plain figures."""
-    return Measure(label, lambda row: number(row, *names))
+    return Measure(label, lambda row: number(row, *names), worth)
+
+
+def has(name: str) -> Callable[[Row], object]:
+    """Return whether a row has a figure ``name`` other than 0."""
+    return lambda row: row[name]
 
 
 def column(head: Lines, row: Row, measures: Sequence[Measure]) -> Column:
@@ -49,4 +56,4 @@ def column(head: Lines, row: Row, measures: Sequence[Measure]) -> Column:
 def refuses(row: Row) -> bool:
     """Whether any attacked image was refused: only then do the accountings differ."""
     hits = "accuracy_rejected_success_hits", "accuracy_hits"
-    return bool(row[hits[0]] > row[hits[1]] or row["detected"])
+    return bool((row[hits[0]] or 0) > (row[hits[1]] or 0) or row["detected"])

@@ -6,18 +6,25 @@ from collections.abc import Iterator, Sequence
 
 from ismn_cli.core.specs import format_eps
 from ismn_cli.reporting.figures import refuses
+from ismn_cli.reporting.matrix_notes import broken_by, detectors, draws, incomplete, order
 from ismn_cli.reporting.published import Ceiling, ceiling, lookup
-from ismn_cli.reporting.sections import images_text, short
+from ismn_cli.reporting.sections import KNOWLEDGE, images_text, short
 from ismn_cli.reporting.table import Row
 
 NOTHING = "Nothing is stored yet."
-GRAY = (
-    "Gray-box: the attacker holds the undefended classifier and does not know the defence. "
-    "This says nothing about robustness against an attacker who does."
-)
+LEVELS = {
+    "gray": "Gray-box: the attacker holds the undefended classifier and does not know the defence. "
+    "This says nothing about robustness against an attacker who does.",
+    "black": "Black-box: the attacker sees the answers of the whole system without gradients, or makes the examples on "
+    "systems of their own and transfers them.",
+    "white": "White-box: the attacker differentiates through the whole system as it is. A step without a useful "
+    "gradient stops this attacker, not one who goes around it: read the adaptive figures.",
+    "adaptive": "Adaptive: the attacker goes through every route that the defence names, around steps without "
+    "gradients and past the detector, and keeps what serves best on each image.",
+}
 ACCOUNTING = (
     "strict counts a refused image as wrong; rejected = success (MagNet's accounting, Meng and Chen 2017) "
-    "counts it as right. Compare systems that always answer with the strict figures only."
+    "counts it as right; answered only leaves it out. Compare systems that always answer with the strict figures only."
 )
 
 
@@ -25,8 +32,11 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the notes on ``rows``, most important first, none of them twice."""
     if not rows:
         return (NOTHING,)
-    sources = (_limited, _gray, _accounting, _unknown, _paper, _ceilings, _weights, _own)
-    return tuple(dict.fromkeys(note for source in sources for note in source(rows)))
+    cells = [row for row in rows if row["attacks"] is None]
+    worst = [row for row in rows if row["attacks"] is not None]
+    found = [*_limited(cells), *order(worst), *_levels(cells), *broken_by(worst), *incomplete(worst)]
+    sources = (_accounting, draws, detectors, _unknown, _paper, _ceilings, _weights, _own)
+    return tuple(dict.fromkeys((*found, *(note for source in sources for note in source(cells)))))
 
 
 def _limited(rows: Sequence[Row]) -> Iterator[str]:
@@ -36,9 +46,9 @@ def _limited(rows: Sequence[Row]) -> Iterator[str]:
             yield f"Limited: {place}, in a seeded, class-balanced order; not the whole split."
 
 
-def _gray(rows: Sequence[Row]) -> Iterator[str]:
-    if any(row["knowledge"] == "gray" for row in rows):
-        yield GRAY
+def _levels(rows: Sequence[Row]) -> Iterator[str]:
+    run = {row["knowledge"] for row in rows}
+    yield from (text for level, text in LEVELS.items() if level in run)
 
 
 def _accounting(rows: Sequence[Row]) -> Iterator[str]:
@@ -104,4 +114,5 @@ def _own(rows: Sequence[Row]) -> Iterator[str]:
 def _name(row: Row) -> str:
     if row["attack"] is None:
         return f"{row['defence']}, clean"
-    return f"{row['attack']} {row['level']} on {row['defence']}"
+    level = "" if row["knowledge"] == "gray" else f"{KNOWLEDGE[row['knowledge']]} "
+    return f"{level}{row['attack']} {row['level']} on {row['defence']}"

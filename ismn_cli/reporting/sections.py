@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ismn_cli.reporting.table import Row
+from ismn_cli.reporting.worst_rows import ALL
 
 KNOWLEDGE = {
     "clean": "no attack",
@@ -15,7 +16,8 @@ KNOWLEDGE = {
     "white": "white-box",
     "adaptive": "adaptive",
 }
-_IMAGES = ("dataset", "split", "samples", "data", "classifier", "classifier_weights")
+_SYSTEM = ("defence", "defence_weights")
+IMAGES = ("dataset", "split", "samples", "data", "classifier", "classifier_weights")
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,16 @@ class Section:
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
-    """Divide ``rows`` into sections, in order of appearance; clean cells join all on their images."""
+    """Divide ``rows`` into sections, in order of appearance; clean cells join all on their images.
+
+    Worst cases over all levels belong to none of them.
+    """
     attacked: dict[tuple[object, ...], list[Row]] = {}
     unattacked: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        images = _values(row, _IMAGES)
+        if row["knowledge"] == ALL:
+            continue
+        images = values(row, IMAGES)
         if row["attack"] is None:
             unattacked.setdefault(images, []).append(row)
         else:
@@ -56,16 +63,17 @@ def _section(everything: Sequence[Row], clean: list[Row], attacked: list[Row]) -
     first = dict(reversed(list(zip(names, here, strict=True))))
     labels = zip(names[len(clean) :], attack_labels(attacked), attacked, strict=True)
     return Section(
-        _title(here[0], attacked[0]["knowledge"] if attacked else "clean", everything),
+        title(here[0], KNOWLEDGE[attacked[0]["knowledge"] if attacked else "clean"], everything),
         {name: first[name] for name in names},
         {(name, attack, row["eps"]): row for name, attack, row in labels},
     )
 
 
-def _title(row: Row, knowledge: str, everything: Sequence[Row]) -> str:
-    parts = [f"{row['dataset']} {row['split']}", images_text(row), KNOWLEDGE[knowledge]]
+def title(row: Row, subject: str, everything: Sequence[Row]) -> str:
+    """Name the images of ``row`` and the ``subject``; what tells them from others in ``everything`` is added."""
+    parts = [f"{row['dataset']} {row['split']}", images_text(row), subject]
     place = ("dataset", "split", "n")
-    alike = [other for other in everything if _values(other, place) == _values(row, place)]
+    alike = [other for other in everything if values(other, place) == values(row, place)]
     for word, field, peers in (
         ("classifier", "classifier_weights", everything),
         ("images", "samples", alike),
@@ -101,24 +109,36 @@ def defence_labels(rows: Sequence[Row]) -> list[str]:
 
 def attack_labels(rows: Sequence[Row]) -> list[str]:
     """Name each row's attack without its eps; settings are told where attacks of one name and eps differ."""
-    settings = [_settings(row) for row in rows]
-    names = [_attack_name(row) for row in rows]
-    labels = []
-    for name, mine in zip(names, settings, strict=True):
-        same = [other for other, label in zip(settings, names, strict=True) if label == name]
-        told = [f"{key}={mine.get(key, 'default')}" for key in sorted(_varying(same))]
-        labels.append(", ".join([name, *told]))
-    return labels
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_attack_name(row), []).append(row)
+    told = {name: _varying([_settings(row) for row in same]) for name, same in groups.items()}
+    return [_label(row, told[name], groups[name]) for row in rows for name in (_attack_name(row),)]
+
+
+def _label(row: Row, told: set[str], same: Sequence[Row]) -> str:
+    """Name an attack with the settings to be told; the draws follow the defence, and are compared within it only."""
+    mine = _settings(row)
+    shown = [f"{key}={mine.get(key, 'default')}" for key in sorted(told)]
+    draws = [_draws(other) for other in same if values(other, _SYSTEM) == values(row, _SYSTEM)]
+    shown += [f"{key}={_draws(row)[key]}" for key in sorted(_varying(draws))]
+    return ", ".join([_attack_name(row), *shown])
 
 
 def _attack_name(row: Row) -> str:
     norm = "" if row["norm"] == "linf" else f" {row['norm']}"
-    return f"{row['attack']}{norm}{' targeted' if row['targeted'] else ''}"
+    transferred = " transferred" if row["sources"] else ""
+    return f"{row['attack']}{transferred}{norm}{' targeted' if row['targeted'] else ''}"
 
 
 def _settings(row: Row) -> dict[str, str]:
-    params = {key: json.dumps(value) for key, value in json.loads(row["params"]).items()}
-    return {**params, "seed": str(row["seed"]), "batch": str(row["batch_size"]), "eps": repr(row["eps"])}
+    params = {key: json.dumps(value) for key, value in json.loads(row["params"] or "{}").items()}
+    run = {"seed": row.get("seeds") or str(row["seed"]), "batch": str(row["batch_size"]), "eps": repr(row["eps"])}
+    return params | run | ({"from": row["sources"]} if row["sources"] else {})
+
+
+def _draws(row: Row) -> dict[str, str]:
+    return {"eot": str(row["eot"]), "draws": str(row["draws"]), "eps": repr(row["eps"])}
 
 
 def _varying(settings: Iterable[dict[str, str]]) -> set[str]:
@@ -134,5 +154,6 @@ def _varying(settings: Iterable[dict[str, str]]) -> set[str]:
     }
 
 
-def _values(row: Row, fields: Sequence[str]) -> tuple[object, ...]:
+def values(row: Row, fields: Sequence[str]) -> tuple[object, ...]:
+    """Return the figures of ``row`` in ``fields``."""
     return tuple(row[field] for field in fields)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ismn_cli.core.rates import Rate, outcome_counts
+from ismn_cli.core.detection import auroc
+from ismn_cli.core.rates import Judged, Rate, outcome_counts
 from ismn_cli.core.records import CellResult, Outcome
-from ismn_cli.core.specs import Cell, format_eps
-from ismn_cli.reporting.columns import COLUMNS, RATES
+from ismn_cli.core.specs import Cell, Subject, format_eps
+from ismn_cli.reporting.columns import COLUMNS, RATES, Column
 from ismn_cli.reporting.layout import Sheet
 from ismn_cli.reporting.published import quoted
 
@@ -30,26 +31,41 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Report:
-    """The table object: ``frame`` in the columns of COLUMNS, what to say about it, its layout for people."""
+    """The table object: ``frame`` in its ``columns``, what to say about it, its layout for people."""
 
     title: str
     caption: str
     frame: DataFrame
     notes: tuple[str, ...]
     layout: Callable[[list[Row]], list[Sheet]]
+    columns: tuple[Column, ...] = COLUMNS
 
     def sheets(self) -> list[Sheet]:
         """Return the table as people read it."""
         return self.layout(rows_of(self.frame))
 
+    def without_clock(self) -> Report:
+        """Return the report without the columns that time something: the same for the same results, always."""
+        kept = tuple(column for column in self.columns if not column.clock)
+        return replace(self, frame=self.frame[[column.name for column in kept]], columns=kept)
+
 
 def comparison(results: Sequence[CellResult]) -> DataFrame:
     """Return one row per distinct cell, in the order given; without results, the columns alone."""
+    return frame_of(cell_rows(results), COLUMNS)
+
+
+def cell_rows(results: Sequence[CellResult]) -> list[dict[str, Value]]:
+    """Return one row per distinct cell, in the order given."""
+    distinct = {result.cell.key(): result for result in results}
+    return [_row(key, result) for key, result in distinct.items()]
+
+
+def frame_of(rows: Sequence[Row], columns: Sequence[Column]) -> DataFrame:
+    """Return ``rows`` as a table in ``columns``; what a row does not have is missing."""
     import pandas as pd
 
-    distinct = {result.cell.key(): result for result in results}
-    rows = [_row(key, result) for key, result in distinct.items()]
-    kinds: dict[str, Any] = {column.name: column.kind for column in COLUMNS}
+    kinds: dict[str, Any] = {column.name: column.kind for column in columns}
     values: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in kinds}
     return pd.DataFrame({name: pd.array(values[name], dtype=kind) for name, kind in kinds.items()})
 
@@ -71,17 +87,21 @@ def one_line(text: str) -> str:
 
 def _row(key: str, result: CellResult) -> dict[str, Value]:
     return {
-        **_identity(result.cell),
+        **identity(result.cell),
+        **attack_columns(result.cell),
+        "draws": _draws(result),
         **_rates(result),
         **_paper(result.cell),
         **_outcomes(result),
         **_costs(result),
+        "auroc": _digits(auroc(result), 4),
         "notes": one_line("; ".join(result.notes)),
         "cell": key,
     }
 
 
-def _identity(cell: Cell) -> dict[str, Value]:
+def identity(cell: Cell) -> dict[str, Value]:
+    """Return the columns that name the images, the classifier and the defence."""
     return {
         "dataset": one_line(cell.samples.dataset),
         "split": one_line(cell.samples.split),
@@ -93,37 +113,51 @@ def _identity(cell: Cell) -> dict[str, Value]:
         "classifier_weights": cell.classifier.weights,
         "defence": one_line(cell.defence.name),
         "defence_weights": cell.defence.weights,
-        "knowledge": cell.knowledge.value,
-        **_attack(cell),
-        "seed": cell.seed,
-        "batch_size": cell.batch_size,
     }
 
 
-def _attack(cell: Cell) -> dict[str, Value]:
+def attack_columns(cell: Cell) -> dict[str, Value]:
+    """Return the columns that name what was done to the images."""
+    run: dict[str, Value] = {
+        "knowledge": cell.knowledge.value,
+        "seed": cell.seed,
+        "batch_size": cell.batch_size,
+    }
     if cell.attack is None:
-        return {}
+        return run
     threat = cell.attack.threat
-    return {
+    return run | {
         "attack": one_line(cell.attack.method),
         "norm": threat.norm.value,
         "eps": threat.eps,
         "level": format_eps(threat.eps),
         "targeted": threat.targeted,
         "params": json.dumps(cell.attack.params, sort_keys=True),
+        "sources": ", ".join(map(_named, cell.sources)) or None,
+        "eot": cell.attack.eot,
     }
 
 
+def _named(system: Subject) -> str:
+    return f"{one_line(system.name)} {system.weights[:8]}".rstrip()
+
+
+def _draws(result: CellResult) -> int:
+    tallied = result.draws_attacked or result.draws_clean
+    return tallied.k if tallied else result.cell.draws
+
+
 def _rates(result: CellResult) -> dict[str, Value]:
-    return {k: v for column in RATES for k, v in _rate(column.name, column.measure(result)).items()}
+    return {k: v for column in RATES for k, v in rate_figures(column.name, column.measure(result)).items()}
 
 
-def _rate(name: str, rate: Rate) -> dict[str, Value]:
+def rate_figures(name: str, rate: Rate) -> dict[str, Value]:
+    """Return the columns of the rate called ``name``."""
     low, high = _interval(rate)
     return {
-        name: _percent(rate.value),
-        f"{name}_low": _percent(low),
-        f"{name}_high": _percent(high),
+        name: percent(rate.value),
+        f"{name}_low": percent(low),
+        f"{name}_high": percent(high),
         f"{name}_hits": rate.hits,
         f"{name}_total": rate.total,
     }
@@ -135,23 +169,32 @@ def _interval(rate: Rate) -> tuple[float, float]:
     return rate.interval()
 
 
-def _percent(share: float) -> float | None:
-    return None if math.isnan(share) else round(100 * share, 1)
+def percent(share: float) -> float | None:
+    """Return a share as a percentage to one decimal; None where it is undefined."""
+    return _digits(100 * share, 1)
+
+
+def _digits(figure: float, digits: int) -> float | None:
+    return None if math.isnan(figure) else round(figure, digits)
 
 
 def _paper(cell: Cell) -> dict[str, Value]:
     found = quoted(cell)
     if found is None:
         return {}
-    return {"paper": _percent(found.accuracy), "paper_source": f"{found.cite}, read as {found.reading}"}
+    return {"paper": percent(found.accuracy), "paper_source": f"{found.cite}, read as {found.reading}"}
 
 
 def _outcomes(result: CellResult) -> dict[str, Value]:
     if result.attacked is None:
         return {}
+    return outcome_figures(result) | {"failed": sum(result.failed)}
+
+
+def outcome_figures(result: Judged) -> dict[str, Value]:
+    """Return the columns that count the outcomes."""
     counts: Mapping[Outcome, int] = outcome_counts(result)
-    named: dict[str, Value] = {outcome.value.replace("-", "_"): count for outcome, count in counts.items()}
-    return named | {"failed": sum(result.failed)}
+    return {outcome.value.replace("-", "_"): count for outcome, count in counts.items()}
 
 
 def _costs(result: CellResult) -> dict[str, Value]:
@@ -167,6 +210,7 @@ def _costs(result: CellResult) -> dict[str, Value]:
         "loops_attacked": _mean(sum(result.attacked.loops), n),
         "forwards_per_image": _mean(result.forwards, n),
         "backwards_per_image": _mean(result.backwards, n),
+        "queries_per_image": _mean(result.queries, n),
         "attack_ms": _mean(1000 * result.craft_seconds, n),
         **_distances("linf", result.linf, result.failed, 5),
         **_distances("l2", result.l2, result.failed, 4),

@@ -3,57 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ismn_cli.core.examples import Examples
-from ismn_cli.core.records import Answers, CellResult
-from ismn_cli.core.specs import AttackSpec, Cell, Knowledge
+from ismn_cli.core.records import Answers, CellResult, Outcome
+from ismn_cli.core.specs import Cell
 from ismn_cli.core.store import Store
-from ismn_cli.stages.resolve import Resolved
+from ismn_cli.stages.jobs import Job, tally
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ismn_cli.data.image_set import ImageSet
     from ismn_cli.engine.craft import Attack
+    from ismn_cli.threats.worst_case import WorstCase
     from ismn_models.pipeline import Pipeline
 
     Arrays = Mapping[str, Any]
+    Batch = tuple[dict[str, Any], dict[str, str]]
 
 OnBatch = Callable[[int, Sequence[str]], None]
 """(images of the batch, what became of each)."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """An attack and the cells that share its examples."""
-
-    attack: AttackSpec
-    knowledge: Knowledge
-    cells: tuple[tuple[Resolved, Cell], ...]
-
-    def without(self, found: Container[str]) -> Job:
-        """Return the job with the cells that are not in ``found``."""
-        return replace(self, cells=tuple(pair for pair in self.cells if pair[1].key() not in found))
-
-    def target(self) -> nn.Module:
-        """Return the module that the attacker may differentiate."""
-        pipeline = self.cells[0][0].pipeline
-        return pipeline.base if self.knowledge is Knowledge.GRAY else pipeline
-
-    def label(self) -> str:
-        """Return a short name: the attack, and the defence whose score is shown."""
-        return f"{self.attack.label()} {self.knowledge}, {self.cells[-1][0].subject.name}"
-
-
 class Part(NamedTuple):
-    """One batch of one cell."""
+    """One batch of one cell: the answers of each draw, one where the system does not draw at random."""
 
-    answers: Answers
+    drawn: tuple[Answers, ...]
     seconds: float
+
+
+class Held(NamedTuple):
+    """What is known of a system before an attack that leaves alone what is broken already."""
+
+    clean: CellResult
+    previous: CellResult | None
+
+    def wrong(self) -> list[bool]:
+        """Return per sample whether it is answered wrong without any attack. One refused may be worth an attack."""
+        clean = self.clean.clean
+        columns = zip(clean.predicted, clean.rejected, self.clean.labels, strict=True)
+        return [predicted != label and not refused for predicted, refused, label in columns]
 
 
 class Bench:
@@ -68,26 +60,36 @@ class Bench:
         """Judge the images as they are, and store the cell."""
         parts = []
         for index, (x, _) in enumerate(self._batches()):
-            parts.append(self._judge(pipeline, x, index))
-            on_batch(len(x), self._right_or_wrong(index, parts[-1].answers))
-        answers, seconds = _joined(parts)
-        result = CellResult(cell=cell, ids=self.ids, labels=self.labels, clean=answers, judge_seconds=seconds)
+            parts.append(self._judge(cell, pipeline, x, index))
+            on_batch(len(x), self._right_or_wrong(index, parts[-1].drawn[0]))
+        drawn, seconds = _joined(parts)
+        result = CellResult(
+            cell=cell,
+            ids=self.ids,
+            labels=self.labels,
+            clean=drawn[0],
+            draws_clean=tally(drawn, self.labels),
+            judge_seconds=seconds,
+        )
         self.store.put_cell(result)
         return result
 
-    def attack(self, job: Job, clean: Mapping[str, Answers], on_batch: OnBatch) -> list[CellResult]:
+    def attack(
+        self, job: Job, clean: Mapping[str, CellResult], previous: CellResult | None, on_batch: OnBatch
+    ) -> list[CellResult]:
         """Attack the images, judge every system of ``job`` on the results, and store the cells.
 
-        ``clean`` holds each system's answers without attack, by its name.
+        ``clean`` holds each system's cell without attack, by its name; what ``previous`` has broken is carried over.
         """
         examples = self.store.examples(job.cells[0][1].examples_key())
+        held = Held(clean[job.cells[0][0].subject.name], previous) if job.survivors else None
         parts: list[list[Part]] = [[] for _ in job.cells]
         crafted = []
-        for index, (x, adversarial, batch) in enumerate(self._crafted(job, examples)):
+        for index, (x, adversarial, batch) in enumerate(self._crafted(job, examples, held)):
             crafted.append(batch)
-            for (system, _), column in zip(job.cells, parts, strict=True):
-                column.append(self._judge(system.pipeline, adversarial, index))
-            on_batch(len(x), self._outcomes(job, clean, index, parts[-1][-1].answers, batch))
+            for (system, cell), column in zip(job.cells, parts, strict=True):
+                column.append(self._judge(cell, system.pipeline, adversarial, index))
+            on_batch(len(x), self._outcomes(job, clean, index, parts[-1][-1].drawn[0], batch))
         results = [
             self._result(cell, clean[system.subject.name], column, crafted)
             for (system, cell), column in zip(job.cells, parts, strict=True)
@@ -102,7 +104,9 @@ class Bench:
         for x, y in self.images.batches(self.batch_size):
             yield x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
 
-    def _crafted(self, job: Job, examples: Examples) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    def _crafted(
+        self, job: Job, examples: Examples, held: Held | None
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
         """Yield (images, adversarial images, columns without pixels) a batch; crafted only if missing."""
         import torch
 
@@ -110,65 +114,109 @@ class Bench:
 
         attack = make_attack(job.attack, len(self.images.classes))
         for index, (x, y) in enumerate(self._batches()):
-            arrays = self._stored(examples, index, x)
-            if arrays is None:
-                arrays = self._craft(job, attack, x, y, index)
-                notes = {"notes": json.dumps(arrays.pop("notes"))}
-                examples.put_batch(index, arrays, notes)
+            found = self._stored(examples, index, x)
+            if found is None:
+                found = self._craft(job, attack, x, y, index, held)
+                examples.put_batch(index, *found)
+            arrays, texts = found
             pixels = torch.from_numpy(arrays["adversarial"]).to(x.device, memory_format=torch.channels_last)
-            columns = {name: arrays[name].tolist() for name in ("failed", "linf", "l2", "cost", "seconds")}
-            if any(columns["failed"]):
-                columns["notes"] = json.loads((examples.metadata(index) or {}).get("notes", "[]"))
-            yield x, pixels, columns
+            columns = {name: arrays[name].tolist() for name in ("failed", "linf", "l2", "cost", "seconds", "carried")}
+            yield x, pixels, columns | {name: json.loads(text) for name, text in texts.items()}
 
-    def _stored(self, examples: Examples, index: int, x: Tensor) -> dict[str, Any] | None:
+    def _stored(self, examples: Examples, index: int, x: Tensor) -> Batch | None:
         """Return a stored batch, unless it is of other samples than these."""
-        arrays = examples.batch(index)
-        if arrays is None or arrays["ids"].tolist() != list(self._of(index, self.ids)):
+        found = examples.read(index)
+        if found is None or found[0]["ids"].tolist() != list(self._of(index, self.ids)):
             return None
-        return arrays if arrays["adversarial"].shape == tuple(x.shape) else None
+        return found if found[0]["adversarial"].shape == tuple(x.shape) else None
 
-    def _craft(self, job: Job, attack: Attack, x: Tensor, y: Tensor, index: int) -> dict[str, Any]:
-        import numpy as np
-
-        from ismn_cli.engine.craft import craft_batch
+    def _craft(
+        self, job: Job, attack: Attack, x: Tensor, y: Tensor, index: int, held: Held | None
+    ) -> Batch:
         from ismn_cli.engine.rng import derive
+        from ismn_cli.threats.worst_case import craft_through
 
         seed = derive(self.seed, job.attack.key(), index)
-        crafted = craft_batch(job.target(), attack, x, y, job.attack.threat, seed)
-        return {
-            "ids": np.array(self._of(index, self.ids)),
-            "adversarial": crafted.adversarial.contiguous().cpu().numpy(),
-            "failed": crafted.failed.cpu().numpy(),
-            "linf": crafted.linf.cpu().numpy(),
-            "l2": crafted.l2.cpu().numpy(),
-            "cost": np.array([crafted.forwards, crafted.backwards]),
-            "seconds": np.array([crafted.seconds]),
-            "notes": crafted.notes,
-        }
+        views, verdict = job.views(), job.verdict(derive(self.seed, "verdict", index))
+        standing, arrays, texts = self._carried(held, index, x)
+        if len(standing):
+            worst = craft_through(views, attack, x[standing], y[standing], job.attack.threat, seed, verdict)
+            _fill(arrays, texts, standing.tolist(), worst)
+        return arrays, {name: json.dumps(text) for name, text in texts.items()}
 
-    def _judge(self, pipeline: Pipeline, x: Tensor, index: int) -> Part:
+    def _carried(
+        self, held: Held | None, index: int, x: Tensor
+    ) -> tuple[Tensor, dict[str, Any], dict[str, list[str]]]:
+        """Return the positions still to be attacked, and the columns of a batch with the others filled in."""
+        import numpy as np
+        import torch
+
+        n = len(x)
+        arrays = {
+            "ids": np.array(self._of(index, self.ids)),
+            "adversarial": np.array(x.cpu().numpy(), order="C"),
+            "failed": np.zeros(n, bool),
+            "linf": np.zeros(n, np.float32),
+            "l2": np.zeros(n, np.float32),
+            "cost": np.zeros(3, np.int64),
+            "seconds": np.zeros(1),
+            "carried": np.zeros(n, bool),
+        }
+        texts: dict[str, list[str]] = {"notes": [], "via": [""] * n}
+        if held is not None:
+            arrays["carried"] |= self._of(index, held.wrong())
+            self._take_over(held, index, x, arrays, texts)
+        standing = torch.from_numpy(~arrays["carried"]).nonzero()[:, 0].to(x.device)
+        return standing, arrays, texts
+
+    def _take_over(
+        self, held: Held, index: int, x: Tensor, arrays: dict[str, Any], texts: dict[str, list[str]]
+    ) -> None:
+        """Fill in the examples that broke a sample before."""
+        import numpy as np
+
+        if held.previous is None:
+            return
+        found = self._stored(self.store.examples(held.previous.cell.examples_key()), index, x)
+        if found is None:
+            return
+        broken = np.array([o is Outcome.BROKEN for o in self._of(index, held.previous.outcomes())])
+        for name in ("adversarial", "linf", "l2"):
+            arrays[name][broken] = found[0][name][broken]
+        arrays["carried"] |= broken
+        for position in broken.nonzero()[0].tolist():
+            texts["via"][position] = json.loads(found[1]["via"])[position]
+
+    def _judge(self, cell: Cell, pipeline: Pipeline, x: Tensor, index: int) -> Part:
         from ismn_cli.engine.judge import judge
         from ismn_cli.engine.rng import derive
 
-        return Part(*judge(pipeline, [x], seed=derive(self.seed, "judge", index)))
+        seeds = [derive(self.seed, "judge", index, *([draw] if draw else [])) for draw in range(cell.draws)]
+        judged = [judge(pipeline, [x], seed=seed) for seed in seeds]
+        return Part(tuple(answers for answers, _ in judged), judged[0][1])
 
-    def _result(self, cell: Cell, clean: Answers, parts: Sequence[Part], crafted: Sequence[Arrays]) -> CellResult:
-        answers, seconds = _joined(parts)
+    def _result(self, cell: Cell, clean: CellResult, parts: Sequence[Part], crafted: Sequence[Arrays]) -> CellResult:
+        drawn, seconds = _joined(parts)
+        forwards, backwards, queries = (sum(batch["cost"][i] for batch in crafted) for i in range(3))
         return CellResult(
             cell=cell,
             ids=self.ids,
             labels=self.labels,
-            clean=clean,
-            attacked=answers,
+            clean=clean.clean,
+            attacked=drawn[0],
             failed=_column(crafted, "failed"),
             linf=_column(crafted, "linf"),
             l2=_column(crafted, "l2"),
-            forwards=sum(batch["cost"][0] for batch in crafted),
-            backwards=sum(batch["cost"][1] for batch in crafted),
+            forwards=forwards,
+            backwards=backwards,
+            queries=queries,
+            carried=sum(_column(crafted, "carried")),
+            via=_column(crafted, "via"),
+            draws_clean=clean.draws_clean,
+            draws_attacked=tally(drawn, self.labels),
             craft_seconds=sum(_column(crafted, "seconds")),
             judge_seconds=seconds,
-            notes=tuple(dict.fromkeys(note for batch in crafted for note in batch.get("notes", ()))),
+            notes=tuple(dict.fromkeys(note for batch in crafted for note in batch["notes"])),
         )
 
     def _of(self, index: int, column: Sequence[Any]) -> Sequence[Any]:
@@ -179,11 +227,11 @@ class Bench:
         return ["right" if predicted == label and not no else "wrong" for predicted, no, label in columns]
 
     def _outcomes(
-        self, job: Job, clean: Mapping[str, Answers], index: int, attacked: Answers, batch: Arrays
+        self, job: Job, clean: Mapping[str, CellResult], index: int, attacked: Answers, batch: Arrays
     ) -> list[str]:
         """Return what became of the batch's samples under the last system of the job."""
         system, cell = job.cells[-1]
-        before = clean[system.subject.name]
+        before = clean[system.subject.name].clean
         part = CellResult(
             cell=cell,
             ids=tuple(self._of(index, self.ids)),
@@ -195,12 +243,28 @@ class Bench:
         return [str(outcome) for outcome in part.outcomes()]
 
 
+def _fill(arrays: dict[str, Any], texts: dict[str, list[str]], standing: Sequence[int], worst: WorstCase) -> None:
+    """Put what was crafted for the samples at ``standing`` into the columns of their batch."""
+    import numpy as np
+
+    crafted = worst.crafted
+    for name in ("adversarial", "failed", "linf", "l2"):
+        arrays[name][standing] = getattr(crafted, name).cpu().numpy()
+    arrays["cost"] = np.array([crafted.forwards, crafted.backwards, worst.queries])
+    arrays["seconds"] = np.array([crafted.seconds])
+    texts["notes"] = list(crafted.notes)
+    for position, view in zip(standing, worst.via, strict=True):
+        texts["via"][position] = view
+
+
 def _column(batches: Sequence[Arrays], name: str) -> tuple[Any, ...]:
     return tuple(value for batch in batches for value in batch[name])
 
 
-def _joined(parts: Sequence[Part]) -> tuple[Answers, float]:
-    """Return the answers on all batches, and the seconds they took."""
+def _joined(parts: Sequence[Part]) -> tuple[tuple[Answers, ...], float]:
+    """Return each draw's answers on all batches, and the seconds that the first draw took."""
     names = Answers.model_fields
-    columns = {n: tuple(v for part in parts for v in getattr(part.answers, n)) for n in names}
-    return Answers(**columns), sum(part.seconds for part in parts)
+    drawn = []
+    for answers in zip(*(part.drawn for part in parts), strict=True):
+        drawn.append(Answers(**{n: tuple(v for part in answers for v in getattr(part, n)) for n in names}))
+    return tuple(drawn), sum(part.seconds for part in parts)

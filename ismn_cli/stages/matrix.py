@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ismn_cli.core.catalogue import DATASETS, find
+from ismn_cli.core.catalogue import ATTACKS, DATASETS, find
 from ismn_cli.core.environment import capture
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
@@ -18,7 +18,8 @@ from ismn_cli.core.records import CellResult, RunKind
 from ismn_cli.core.runs import Run
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, ThreatModel
 from ismn_cli.core.store import Store
-from ismn_cli.stages.cells import Bench, Job, OnBatch
+from ismn_cli.stages.cells import Bench, OnBatch
+from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.resolve import Resolved, resolve
 from ismn_cli.stages.train import marking
 from ismn_cli.stages.weights import on_device
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ismn_cli.data.image_set import ImageSet
 
 REPORT = "report.csv"
-AVAILABLE = (Knowledge.GRAY, Knowledge.WHITE)
+AttacksAt = dict[Knowledge, tuple[AttackSpec, ...]]
+"""The attacks of each knowledge level."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Matrix:
     recipe: MatrixRecipe
     images: ImageSet
     systems: tuple[Resolved, ...]
-    attacks: tuple[AttackSpec, ...]
+    attacks: AttacksAt
+    sources: tuple[Resolved, ...]
+    """The attacker's own systems, for transfer."""
     device: torch.device
 
     def clean_cell(self, system: Resolved) -> Cell:
@@ -69,33 +73,61 @@ class Matrix:
     def jobs(self) -> list[Job]:
         """Return what is to be crafted: each job's cells share their examples."""
         jobs = []
-        for knowledge in self.recipe.knowledge:
-            for attack in self.attacks:
+        for knowledge, attacks in self.attacks.items():
+            for attack in attacks:
                 groups: dict[str, list[tuple[Resolved, Cell]]] = {}
                 for system in self.systems:
                     cell = self._cell(system, knowledge, attack)
                     groups.setdefault(cell.examples_key(), []).append((system, cell))
-                jobs += [Job(attack, knowledge, tuple(group)) for group in groups.values()]
+                jobs += [self._job(knowledge, attack, group) for group in groups.values()]
         return jobs
 
     def identity(self) -> str:
         """Return the hash of what decides the results."""
         content = self.recipe.model_dump(mode="json", exclude={"name", "summary", "weights"})
-        content["systems"] = [[s.base.weights, s.subject.key()] for s in self.systems]
+        content["systems"] = [[s.base.weights, s.subject.key()] for s in (*self.systems, *self.sources)]
         content["samples"] = self.images.samples().key()
-        content["attacks"] = [attack.key() for attack in self.attacks]
+        content["attacks"] = [attack.key() for attacks in self.attacks.values() for attack in attacks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def _job(self, knowledge: Knowledge, attack: AttackSpec, cells: Sequence[tuple[Resolved, Cell]]) -> Job:
+        system, cell = cells[0]
+        before = self._before(knowledge, attack)
+        previous = self._cell(system, knowledge, before[-1]) if before else None
+        sources = self.sources if cell.sources else ()
+        survivors = self.recipe.survivors and not _shared(knowledge, attack)
+        return Job(cell.attack or attack, knowledge, tuple(cells), sources, survivors, previous)
+
+    def _before(self, knowledge: Knowledge, attack: AttackSpec) -> tuple[AttackSpec, ...]:
+        """Return the attacks whose broken samples ``attack`` leaves out, in the order in which they are run."""
+        if not self.recipe.survivors or _shared(knowledge, attack):
+            return ()
+        chain = [other for other in self.attacks[knowledge] if not _shared(knowledge, other)]
+        chain.sort(key=lambda other: other.threat.eps)  # stable: at one eps in the recipe's order
+        return tuple(chain[: chain.index(attack)])
+
     def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:
+        randomised = system.pipeline.defence.randomised
+        averaged = randomised and knowledge in (Knowledge.WHITE, Knowledge.ADAPTIVE)
+        transferred = attack is not None and knowledge is Knowledge.BLACK and _shared(knowledge, attack)
         return Cell(
             classifier=system.base,
             defence=system.subject,
             samples=self.images.samples(),
             knowledge=knowledge,
-            attack=attack,
+            attack=attack.model_copy(update={"eot": self.recipe.attack.eot}) if attack and averaged else attack,
             seed=self.recipe.seed,
             batch_size=self.recipe.batch_size,
+            sources=tuple(source.subject for source in self.sources) if transferred else (),
+            draws=self.recipe.draws if randomised else 1,
+            after=self._before(knowledge, attack) if attack else (),
         )
+
+
+def _shared(knowledge: Knowledge, attack: AttackSpec) -> bool:
+    """Whether all defences share the examples: gray-box ones, and those transferred from other systems."""
+    transferred = knowledge is Knowledge.BLACK and ATTACKS[attack.method].gradient
+    return transferred or knowledge is Knowledge.GRAY
 
 
 OnProgress = Callable[[MatrixProgress], None]
@@ -112,38 +144,66 @@ def plan_matrix(
     chosen = pick_device(device)
     dataset = find(DATASETS, "data set", recipe.dataset.name)
     images = load_dataset(dataset.name, "test", data_dir, recipe.dataset.limit, recipe.seed)
-    names = dict.fromkeys(recipe.defence)
-    systems = [resolve(name, recipe.weights, store, dataset, prefer_base) for name in names]
-    for system in systems:
+
+    def found(name: str, weights: str) -> Resolved:
+        system = resolve(name, weights, store, dataset, prefer_base)
         on_device(system.pipeline, chosen)
-    return Matrix(recipe, images, tuple(systems), attacks, chosen)
+        return system
+
+    systems = tuple(found(name, recipe.weights) for name in dict.fromkeys(recipe.defence))
+    sources = tuple(found(*_source(name, recipe.weights)) for name in _transferred(recipe))
+    return Matrix(recipe, images, systems, attacks, sources, chosen)
 
 
-def resolve_attacks(recipe: MatrixRecipe) -> tuple[AttackSpec, ...]:
-    """Return every attack at every size with all parameters pinned. Raises UsageError."""
+def _source(name: str, weights: str) -> tuple[str, str]:
+    """Read "name" or "name@RUN": a system, and where its weights come from."""
+    system, _, run = name.partition("@")
+    return system, run or weights
+
+
+def _transferred(recipe: MatrixRecipe) -> tuple[str, ...]:
+    """Return the systems that examples are transferred from; none where no attack needs any."""
+    methods = recipe.attack.methods(Knowledge.BLACK) if Knowledge.BLACK in recipe.knowledge else ()
+    return tuple(dict.fromkeys(recipe.transfer)) if any(ATTACKS[m].gradient for m in methods) else ()
+
+
+def resolve_attacks(recipe: MatrixRecipe) -> AttacksAt:
+    """Return each knowledge level's attacks at every size with all parameters pinned. Raises UsageError."""
     from ismn_cli.attacks.adapter import make_attack
     from ismn_cli.attacks.params import resolve_params
 
-    for knowledge in recipe.knowledge:
-        if knowledge not in AVAILABLE:
-            known = " and ".join(AVAILABLE)
-            raise UsageError(f"Knowledge '{knowledge}' is not available yet.", f"There are {known}.")
     grid = recipe.attack
-    unused = sorted(set(grid.params) - set(grid.method))
-    if unused:
-        raise UsageError(
-            f"Parameters are given for '{unused[0]}', which is not among the attacks.",
-            f"The attacks are: {', '.join(grid.method)}.",
-        )
+    levels = [level for level in dict.fromkeys(recipe.knowledge) if level is not Knowledge.CLEAN]
+    _check_used(recipe, levels)
     threats = [ThreatModel(norm=grid.norm, eps=eps) for eps in dict.fromkeys(grid.eps)]
-    specs = [
-        resolve_params(method, threat, grid.params.get(method, {}))
-        for method in dict.fromkeys(grid.method)
-        for threat in threats
-    ]
-    for spec in specs:
-        make_attack(spec, DATASETS[recipe.dataset.name].classes)
-    return tuple(specs)
+    attacks: AttacksAt = {}
+    for level in levels:
+        attacks[level] = tuple(
+            resolve_params(method, threat, grid.params.get(method, {}))
+            for method in grid.methods(level)
+            for threat in threats
+        )
+        for spec in attacks[level]:
+            make_attack(spec, DATASETS[recipe.dataset.name].classes)
+    return attacks
+
+
+def _check_used(recipe: MatrixRecipe, levels: Sequence[Knowledge]) -> None:
+    """Raise UsageError for what is given and would change nothing."""
+    grid = recipe.attack
+    methods = [method for level in levels for method in grid.methods(level)]
+    idle = sorted(set(grid.params) - set(methods))
+    if idle:
+        raise UsageError(
+            f"Parameters are given for '{idle[0]}', which is not among the attacks.",
+            f"The attacks are: {', '.join(dict.fromkeys(methods))}.",
+        )
+    idle_levels = [level for level in grid.method_at if level not in levels]
+    if idle_levels:
+        raise UsageError(
+            f"Attacks are given for level {idle_levels[0]}, which is not among the knowledge levels.",
+            f"The levels are: {', '.join(recipe.knowledge)}.",
+        )
 
 
 def run_matrix(
@@ -187,15 +247,17 @@ def _compute(matrix: Matrix, store: Store, on_progress: OnProgress) -> tuple[dic
     stored = len(found)
     clean = [s for s in matrix.systems if matrix.clean_cell(s).key() not in found]
     open_jobs = [job for job in jobs if any(cell.key() not in found for _, cell in job.cells)]
+    open_jobs.sort(key=lambda job: (list(matrix.attacks).index(job.knowledge), len(job.cells[0][1].after)))
     score = _Score(on_progress, (len(clean) + len(open_jobs)) * len(matrix.images))
     bench = Bench(store, matrix.images, matrix.device, matrix.recipe.batch_size, matrix.recipe.seed)
     for system in clean:
         result = bench.clean(matrix.clean_cell(system), system.pipeline, score.of(f"{system.subject.name}, clean"))
         found[result.cell.key()] = result
-    answers = {s.subject.name: found[matrix.clean_cell(s).key()].clean for s in matrix.systems}
+    before = {s.subject.name: found[matrix.clean_cell(s).key()] for s in matrix.systems}
     for job in open_jobs:
         missing = job.without(found)
-        for result in bench.attack(missing, answers, score.of(missing.label())):
+        previous = found[job.previous.key()] if job.previous else None
+        for result in bench.attack(missing, before, previous, score.of(missing.label())):
             found[result.cell.key()] = result
     return found, stored
 
@@ -233,4 +295,5 @@ def _write_report(run: Run, results: Sequence[CellResult]) -> None:
     from ismn_cli.reporting.comparison_table import comparison_report
     from ismn_cli.reporting.render import render_text
 
-    write_text(run.folder / REPORT, render_text(comparison_report(results), "csv"))
+    # Without what the clock says: a run that was cut and continued writes the same bytes.
+    write_text(run.folder / REPORT, render_text(comparison_report(results).without_clock(), "csv"))

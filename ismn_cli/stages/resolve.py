@@ -63,7 +63,7 @@ def resolve(name: str, weights: str, store: Store, dataset: DatasetEntry, prefer
     _check_fits(source, dataset)
     trained = load_source(source)
     if entry.trained_as == source.header.system:
-        pipeline, settings = trained, _settings(entry, source.header)
+        pipeline, settings = load(entry.alter)(trained) if entry.alter else trained, _settings(entry, source.header)
     else:
         # An undefended system, or a defence without weights: around the same base classifier.
         settings = _settings(entry, None)
@@ -210,7 +210,7 @@ def _subject(entry: SystemEntry, pipeline: Pipeline, settings: Any, base: Subjec
     """Pin the system: the tensors, and the settings where they take part in a decision."""
     if entry.trained_as == "classifier":
         return Subject(name=entry.name, weights=base.weights)
-    text = json.dumps(asdict(settings) if settings else {}, sort_keys=True)
+    text = json.dumps(asdict(settings) if settings else {}, sort_keys=True) + (entry.alter or "")
     pinned = hashlib.sha256(f"{system_hash(pipeline)}\n{text}".encode()).hexdigest()
     return Subject(name=entry.name, weights=pinned)
 

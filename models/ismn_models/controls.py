@@ -15,7 +15,7 @@ from ismn_models.classifiers.config import ClassifierConfig
 from ismn_models.classifiers.training import build as build_classifier
 from ismn_models.controls_config import JpegConfig, MedianConfig, SignDecoderConfig
 from ismn_models.image_prior import ImagePrior
-from ismn_models.pipeline import Defence, Pipeline
+from ismn_models.pipeline import Classify, Defence, Pipeline, Read, Reading, straight_through
 
 GRID = (8 / 255, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 """Sizes that the sign decoder tries on an image. The best is then refined."""
@@ -73,6 +73,14 @@ class Median(Defence):
         padded = nn.functional.pad(x, (r, r, r, r), mode="reflect")
         windows = padded.unfold(2, 2 * r + 1, 1).unfold(3, 2 * r + 1, 1)
         return windows.flatten(4).median(4).values
+
+    def surrogates(self, classify: Classify) -> dict[str, Read]:
+        """Return the filter with its own gradient, from each window's median pixel alone, and passed by the identity.
+
+        The first is exact and leaves the pixels that are no median without a gradient; the second moves them all.
+        """
+        identity = straight_through(self.reform)
+        return super().surrogates(classify) | {"bpda": lambda x: Reading(classify(identity(x)))}
 
 
 class SignDecoder(Defence):

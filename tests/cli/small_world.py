@@ -1,7 +1,8 @@
 """A house in which everything takes a moment: 8x8 images of three classes, nets of a few hundred weights.
 
 Names are those of the real house, so that the real commands run unchanged. `python small_world.py ARGUMENTS` is the
-command line in that house, for tests that need a process of their own.
+command line in that house, for tests that need a process of their own; SMALL_WORLD_PASS makes each of its classifier's
+passes take as many seconds.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Net(nn.Module):
         self.out = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        time.sleep(float(os.environ.get("SMALL_WORLD_PASS", "0")))
         return self.out(self.norm(self.conv(x)).relu().mean((2, 3)))
 
 
@@ -99,6 +101,16 @@ class Cleaner(Defence):
         with torch.no_grad():
             scores = torch.cat([self.score(x, classify) for x in batches])
         self.threshold.copy_(scores.quantile(1 - self.rate))
+
+
+class Noisy(Defence):
+    """Adds noise, fresh at every look."""
+
+    policy = "reform"
+    randomised = True
+
+    def reform(self, x: Tensor) -> Tensor:
+        return (x + 0.2 * torch.randn_like(x)).clamp(0, 1)
 
 
 class Descent(Stage):
@@ -164,6 +176,10 @@ def build_control(config: CleanerConfig, classes: int, channels: int, base: nn.M
     return build_reforming(config, classes, channels, base)
 
 
+def build_noisy(config: CleanerConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+    return Pipeline(base or Net(classes, channels, PlainConfig().width), Noisy())
+
+
 def _system(name: str, policy: Any, config: str, build: str, stages: str | None, trained_as: str | None) -> SystemEntry:
     staged = f"small_world:{stages}" if stages else None
     return SystemEntry(name, name, policy, f"small_world:{config}", f"small_world:{build}", staged, trained_as)
@@ -174,6 +190,7 @@ SYSTEMS = (
     _system("ismn", "route", "CleanerConfig", "build_routing", "cleaner_stages", "ismn"),
     _system("magnet", "reject", "CleanerConfig", "build_rejecting", "cleaner_stages", "magnet"),
     _system("ddsa", "reform", "CleanerConfig", "build_reforming", "cleaner_stages", "ddsa"),
+    _system("median", "reform", "CleanerConfig", "build_noisy", None, None),
 )
 DATASETS = (
     DatasetEntry("cifar10", "small", "small_world:load", CLASSES, CHANNELS, SIZE, trainable=True),

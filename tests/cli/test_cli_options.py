@@ -102,7 +102,7 @@ def test_no_option_is_left_out_of_these_tables() -> None:
         assert set(inspect.signature(function).parameters) == names
     assert set(inspect.signature(run.run).parameters) == {"recipe", "overrides", "limit", *CARRIED}
     assert set(inspect.signature(defend.defend).parameters) == {"defence", "run", "weights", *CARRIED}
-    assert set(inspect.signature(report.report).parameters) == {"form", "run", "output", "store"}
+    assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "store"}
 
 
 def test_lists_may_be_repeated_or_joined(ismn, capture) -> None:

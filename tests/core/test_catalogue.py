@@ -50,7 +50,7 @@ def test_systems_refer_to_what_exists(name: str) -> None:
     assert dataclasses.is_dataclass(config) and config.__dataclass_params__.frozen
     assert build_settings(config, {}, name) == config()
     assert callable(load(entry.build))
-    assert (entry.stages is None) == (entry.trained_as is None)
+    assert (entry.stages is None) == (entry.trained_as is None or entry.alter is not None)
     if entry.stages:
         assert callable(load(entry.stages))
     assert "torch" not in imported_by(f"import {entry.config.split(':')[0]}")
@@ -62,7 +62,7 @@ def test_data_sets_refer_to_what_exists(name: str) -> None:
 
 
 def test_trainable_systems() -> None:
-    assert set(TRAINABLE) == {"classifier", "ismn", "magnet", "ddsa"}
+    assert set(TRAINABLE) == {"classifier", "ismn", "magnet", "magnet-diverse", "ddsa", "at", "distillation"}
     assert TRAINABLE["classifier"] is SYSTEMS["none"]
 
 

@@ -45,21 +45,20 @@ def test_what_is_put_is_what_is_got(
     tmp_path_factory: pytest.TempPathFactory, put: dict[str, np.ndarray], notes: dict[str, str], index: int
 ) -> None:
     examples = Store.open(tmp_path_factory.mktemp("store")).examples(KEY)
-    assert examples.batch(index) is None
-    assert examples.metadata(index) is None
+    assert examples.read(index) is None
     examples.put_batch(index, put, notes)
-    got = examples.batch(index)
+    got, noted = examples.read(index)
     assert got is not None and got.keys() == put.keys()
     for name, array in put.items():
         assert got[name].dtype == array.dtype
         np.testing.assert_array_equal(got[name], array)
-    assert examples.metadata(index) == notes
+    assert noted == notes
 
 
 def test_float64_becomes_float32_and_order_does_not_matter(examples: Examples) -> None:
     array = np.arange(24, dtype=np.float64).reshape(2, 3, 4).transpose(2, 0, 1)
     examples.put_batch(0, {"adversarial": array}, {})
-    got = examples.batch(0)["adversarial"]
+    got = examples.read(0)[0]["adversarial"]
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, array)
 
@@ -67,9 +66,9 @@ def test_float64_becomes_float32_and_order_does_not_matter(examples: Examples) -
 def test_batches_do_not_touch_one_another(examples: Examples) -> None:
     examples.put_batch(0, batch(0.1), {})
     examples.put_batch(2, batch(0.2), {})
-    assert examples.batch(1) is None
-    np.testing.assert_array_equal(examples.batch(0)["adversarial"], batch(0.1)["adversarial"])
-    np.testing.assert_array_equal(examples.batch(2)["adversarial"], batch(0.2)["adversarial"])
+    assert examples.read(1) is None
+    np.testing.assert_array_equal(examples.read(0)[0]["adversarial"], batch(0.1)["adversarial"])
+    np.testing.assert_array_equal(examples.read(2)[0]["adversarial"], batch(0.2)["adversarial"])
 
 
 def truncated(content: bytes) -> bytes:
@@ -95,12 +94,12 @@ def test_what_cannot_be_trusted_is_reported_and_set_aside(
     examples.put_batch(0, put, {})
     file_of(examples).write_bytes(spoil(file_of(examples).read_bytes()))
     with caplog.at_level(logging.WARNING):
-        assert examples.batch(0) is None
+        assert examples.read(0) is None
     assert str(file_of(examples)) in caplog.text
     assert not file_of(examples).exists()
     assert len(list((examples.root / "corrupt").iterdir())) == 1
     examples.put_batch(0, batch(0.2), {})
-    np.testing.assert_array_equal(examples.batch(0)["adversarial"], batch(0.2)["adversarial"])
+    np.testing.assert_array_equal(examples.read(0)[0]["adversarial"], batch(0.2)["adversarial"])
 
 
 @pytest.mark.parametrize("place", ["os.fsync", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"])
@@ -116,6 +115,6 @@ def test_a_full_disk_keeps_what_is_there(
         for index in (0, 1):
             with pytest.raises(UsageError, match="No space left"):
                 examples.put_batch(index, batch(0.2), {})
-    np.testing.assert_array_equal(examples.batch(0)["adversarial"], batch(0.1)["adversarial"])
-    assert examples.batch(1) is None
+    np.testing.assert_array_equal(examples.read(0)[0]["adversarial"], batch(0.1)["adversarial"])
+    assert examples.read(1) is None
     assert [path.name for path in file_of(examples).parent.iterdir()] == ["batch-00000.safetensors"]

@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 
 from ismn_cli.core import rates
 from ismn_cli.core.rates import Rate
-from ismn_cli.core.records import CellResult, Outcome
+from ismn_cli.core.records import CellResult, Draws, Outcome
 
 UNDER_ATTACK = [
     rates.strict_accuracy,
     rates.rejected_counts,
+    rates.answered_accuracy,
     rates.reformed_accuracy,
     rates.robust_accuracy,
+    rates.robust_or_refused,
     rates.detection_rate,
     rates.success_rate,
 ]
 
 
-def wilson(hits: int, total: int, z: float) -> tuple[float, float]:
+def wilson(hits: float, total: int, z: float) -> tuple[float, float]:
     """Wilson 1927 in closed form."""
     p = hits / total
     centre = (p + z * z / (2 * total)) / (1 + z * z / total)
@@ -57,6 +59,10 @@ def test_accountings_agree_with_one_another(result: CellResult) -> None:
     assert robust.hits <= strict.hits <= reformed.hits <= magnet.hits
     assert robust.hits <= rates.clean_accuracy(result).hits
     assert strict.total == magnet.total == reformed.total == robust.total == n
+    answered, tolerant = rates.answered_accuracy(result), rates.robust_or_refused(result)
+    assert (answered.hits, answered.total) == (strict.hits, n - refused)
+    assert tolerant.hits == robust.hits + rates.outcome_counts(result)[Outcome.DETECTED]
+    assert rates.answered_right(result).count(True) == strict.hits
     # Meng and Chen's own words: one less the share that passed and was wrong; failures are not ours to claim.
     passed_wrong = sum(
         not r and p != y and not f
@@ -115,8 +121,46 @@ def test_a_case_counted_by_hand() -> None:
     assert rates.clean_accuracy(result) == Rate(4, 6)
     assert rates.strict_accuracy(result) == Rate(2, 6)
     assert rates.rejected_counts(result) == Rate(4, 6)
+    assert rates.answered_accuracy(result) == Rate(2, 4)
+    assert rates.robust_or_refused(result) == Rate(2, 6)
     assert rates.reformed_accuracy(result) == Rate(3, 6)
     assert rates.robust_accuracy(result) == Rate(1, 6)
     assert rates.success_rate(result) == Rate(1, 3)
     assert rates.detection_rate(result) == Rate(2, 5)
     assert rates.false_positive_rate(result) == Rate(1, 6)
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> tuple[CellResult, list[list[bool]]]:
+    """Draw a randomised system's result: whether each of k answers to each sample is right, under attack and before."""
+    result = draw(results(min_size=1))
+    n, k = len(result.ids), draw(st.integers(2, 6))
+    right = draw(st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=n, max_size=n))
+    draws = Draws(k=k, right=[sum(r) for r in right], majority_right=[2 * sum(r) > k for r in right])
+    return result.model_copy(update={"draws_clean": draws, "draws_attacked": draws}), right
+
+
+@given(asked())
+def test_rates_over_draws_are_those_of_the_single_answers(found: tuple[CellResult, list[list[bool]]]) -> None:
+    result, right = found
+    k, n = len(right[0]), len(right)
+    held = [[r and not failed for r in each] for each, failed in zip(right, result.failed, strict=True)]
+    for answers_, mean, worst, majority in (
+        (held, rates.mean_accuracy, rates.worst_draw, rates.majority_accuracy),
+        (right, rates.clean_mean, rates.clean_worst_draw, rates.clean_majority),
+    ):
+        assert mean(result) == Rate(sum(map(sum, answers_)), n * k, k)
+        assert worst(result) == Rate(sum(map(all, answers_)), n)
+        assert majority(result) == Rate(sum(2 * sum(each) > k for each in answers_), n)
+        assert worst(result).value <= mean(result).value
+        low, high = mean(result).interval()
+        assert 0 <= low <= mean(result).value <= high <= 1
+        # It holds the interval of as many samples asked once, at the mean itself.
+        centre = wilson(n * mean(result).value, n, 1.959963984540054)
+        assert low <= centre[0] + 1e-9 and centre[1] <= high + 1e-9
+
+
+@given(results())
+def test_systems_that_are_asked_once_have_no_rates_over_draws(result: CellResult) -> None:
+    for rate in (rates.mean_accuracy, rates.worst_draw, rates.majority_accuracy, rates.clean_mean):
+        assert rate(result) == Rate(0, 0)

@@ -179,6 +179,42 @@ def test_reformer_off_classifies_the_input_itself() -> None:
     assert decision.loops.tolist() == [0] * 5
 
 
+PASSES: dict[tuple[Part, ...], tuple[int, int]] = {
+    (): (1, 1),
+    ("error",): (1, 1),
+    ("jsd-10", "jsd-40"): (0, 1),
+    ("error", "jsd-10", "jsd-40"): (0, 1),
+    ("reformer",): (1, 1),
+    ("reformer", "jsd-10"): (1, 1),
+    ("reformer", "jsd-10", "jsd-40"): (1, 0),
+}
+"""What is off -> how often the classifier has to see the image and its reconstruction."""
+
+
+@pytest.mark.parametrize("off", PASSES)
+def test_every_net_sees_an_image_as_often_as_needed(off: tuple[Part, ...]) -> None:
+    defence, base = magnet(replace(SMALL, off=off))
+    x, seen, rebuilt = images(4).floats(), list[Tensor](), list[Tensor]()
+    defence.autoencoder.register_forward_hook(lambda _net, _given, output: rebuilt.append(output))
+
+    def classify(z: Tensor) -> Tensor:
+        seen.append(z)
+        return base(z)  # type: ignore[no-any-return]
+
+    for use in (defence.decide, lambda x, f: defence.surrogates(f)["reformed"](x)):
+        seen.clear()
+        rebuilt.clear()
+        use(x, classify)
+        assert len(rebuilt) == 1
+        assert (sum(z is x for z in seen), sum(z is rebuilt[0] for z in seen)) == PASSES[off]
+        assert len(seen) == sum(PASSES[off])
+
+
+def test_without_detectors_no_margin_stands_in_the_way() -> None:
+    defence, base = magnet(replace(SMALL, off=("error", "jsd-10", "jsd-40")))
+    assert defence.surrogates(base)["reformed"](images(3).floats()).margin is None
+
+
 def test_surrogate_has_a_gradient() -> None:
     defence, base = magnet()
     x = images(3).floats().requires_grad_()

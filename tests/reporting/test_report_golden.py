@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_cells import matrix
+from report_cells import levels, matrix
 from rich.console import Console
 
 from ismn_cli.core.records import CellResult
 from ismn_cli.reporting.attack_table import attack_report
 from ismn_cli.reporting.comparison_table import comparison_report
 from ismn_cli.reporting.defend_table import defend_report
+from ismn_cli.reporting.paired_table import paired_report
 from ismn_cli.reporting.render import render, render_text
 from ismn_cli.reporting.table import Report
 
@@ -37,6 +38,8 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "attack": lambda: attack_report(chosen(lambda d, m, eps: (d, m, eps) == ("ismn", "pgd", 0.3))),
     "attack-levels": lambda: attack_report(chosen(lambda d, m, _: (d, m) == ("magnet", "fgsm"))),
     "defend": lambda: defend_report(chosen(lambda _, m, eps: m in (None, "pgd") and eps in (0.0, 0.4))),
+    "levels": lambda: comparison_report(levels()),
+    "paired": lambda: paired_report(levels(), "none", "magnet"),
     "empty": lambda: comparison_report([]),
     "one-cell": lambda: comparison_report(chosen(lambda d, m, eps: (d, m, eps) == ("ismn", "fgsm", 0.3))),
 }
@@ -65,6 +68,11 @@ def shown(report: Report, ending: str) -> str:
         "attack-levels.md",
         "defend.80.txt",
         "defend.md",
+        "levels.100.txt",
+        "levels.md",
+        "paired.120.txt",
+        "paired.md",
+        "paired.csv",
         "empty.80.txt",
         "empty.md",
         "one-cell.json",

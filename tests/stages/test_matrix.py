@@ -122,7 +122,7 @@ def test_an_interrupted_run_is_marked_and_continued(store: Store, monkeypatch: p
 def test_batches_of_other_samples_are_not_used(store: Store) -> None:
     first = _run(store, defence=["none"])
     key = first.results[1].cell.examples_key()
-    arrays = store.examples(key).batch(0)
+    arrays = store.examples(key).read(0)[0]
     arrays["ids"] = arrays["ids"] + 1
     arrays["adversarial"] = arrays["adversarial"] * 0
     store.examples(key).put_batch(0, arrays, {})
@@ -140,7 +140,7 @@ def test_seeds_and_batches_name_other_cells(store: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"knowledge": "black"}, "not available yet"),
+        ({"knowledge": "white", "attack": {"method_at": {"black": "square"}}}, "not among the knowledge levels"),
         ({"attack": {"method": "pgd", "params": {"fgsm": {}}}}, "not among the attacks"),
         ({"attack": {"method": "pgd", "norm": "l2"}}, "not in l2"),
         ({"defence": ["none", "nonesuch"]}, "nonesuch"),

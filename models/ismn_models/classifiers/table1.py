@@ -41,6 +41,10 @@ class Table1(nn.Module):
         self.side = side
         self.dense = nn.Linear(64 * side * side, 1024)
         self.output = nn.Linear(1024, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights of convolutions and dense layers afresh (He et al. 2015), the class layer's near zero."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 nn.init.kaiming_normal_(parameter, nonlinearity="relu")

@@ -96,11 +96,12 @@ class Ismn(Defence):
 
     def surrogates(self, classify: Classify) -> dict[str, Read]:
         """Return the routes an adaptive attacker may take: forced regeneration, the unrolled loop, the clean route."""
-        return {
-            "regenerated": lambda x: Reading(classify(self.reform(x))),
-            "unrolled": lambda x: Reading(classify(self._unrolled(x))),
-            "clean-route": lambda x: Reading(classify(x), self.margin(x, classify)),
-        }
+        routes: dict[str, Read] = {"regenerated": lambda x: Reading(classify(self.reform(x)))}
+        if self.config.uses("loop"):
+            routes["unrolled"] = lambda x: Reading(classify(self._unrolled(x)))
+        if self.config.uses("detector"):
+            routes["clean-route"] = lambda x: Reading(classify(x), self.margin(x, classify))
+        return routes
 
     def _unrolled(self, x: Tensor) -> Tensor:
         for _ in range(self.config.loops):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ismn_models.images import Images
 from ismn_models.magnet.config import MagnetConfig
-from ismn_models.magnet.system import Magnet
+from ismn_models.magnet.system import Magnet, Screen
 from ismn_models.pipeline import Pipeline
 from ismn_models.training import Stage
 
@@ -51,14 +51,18 @@ class FixedNoise:
 
 
 class AutoencoderStage(Stage):
-    """Adam on MSE(AE(clip(x + v n)), x) with n drawn once per image, plus the activity regulariser."""
+    """Adam on MSE(AE(clip(x + v n)), x) with n drawn once per image, plus the activity regulariser.
+
+    Several autoencoders are trained side by side on the sum of their losses.
+    """
 
     name = "autoencoder"
 
-    def __init__(self, base: nn.Module, defence: Magnet, config: MagnetConfig) -> None:
+    def __init__(self, base: nn.Module, defence: Screen, config: MagnetConfig) -> None:
         self.base, self.defence, self.config = base, defence, config
         self.epochs, self.batch_size = config.epochs, config.batch_size
-        self.optimisers = (torch.optim.Adam(defence.autoencoder.parameters(), config.lr),)
+        self.nets = defence.autoencoders_used()
+        self.optimisers = (torch.optim.Adam([p for net in self.nets for p in net.parameters()], config.lr),)
         self.noise = FixedNoise()
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
@@ -69,15 +73,24 @@ class AutoencoderStage(Stage):
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`. No augmentation, as in the original: the noise belongs to the image."""
         noisy = (x + self.config.noise * self.noise.at(index)).clamp_(0, 1)
-        activities = self.defence.autoencoder.activities(noisy)
-        error = (activities[-1] - x).square().mean()
-        activity = torch.stack([a.float().square().sum() for a in activities]).sum() / len(x)
-        loss = error + self.config.activity_weight * activity
+        activities = [net.activities(noisy) for net in self.nets]
+        rebuilt = torch.stack([each[-1] for each in activities])
+        activity = torch.stack([a.float().square().sum() for each in activities for a in each]).sum() / len(x)
+        loss = self.error(rebuilt, x) + self.config.activity_weight * activity
         (optimiser,) = self.optimisers
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        return {"loss": loss.item(), "mse": error.item()}
+        rebuilt = rebuilt.detach()
+        return {"loss": loss.item(), "mse": (rebuilt - x).square().mean().item()} | self.figures(rebuilt)
+
+    def error(self, rebuilt: Tensor, x: Tensor) -> Tensor:
+        """Return the sum over autoencoders of the mean squared error of ``rebuilt`` [A, N, C, H, W]."""
+        return len(rebuilt) * (rebuilt - x).square().mean()
+
+    def figures(self, rebuilt: Tensor) -> dict[str, float]:
+        """Return more figures to show."""
+        return {}
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
         """Fit the thresholds; return the autoencoder's error, the accuracy behind it and what is rejected."""
@@ -97,11 +110,11 @@ class AutoencoderStage(Stage):
 
 
 @torch.no_grad()
-def measure(base: nn.Module, defence: Magnet, images: Images) -> dict[str, float]:
+def measure(base: nn.Module, defence: Screen, images: Images) -> dict[str, float]:
     """Return the closing figures on clean ``images``; for accuracy, rejected images pass."""
     error, right, rejected = 0.0, 0, 0
     for x, y in images.batches(BATCH):
-        error += (defence.autoencoder(x) - x).square().mean().item() * len(x)
+        error += (defence.rebuild(x) - x).square().mean().item() * len(x)
         decision = defence.decide(x, base)
         right += int((decision.logits.argmax(1) == y).sum())
         rejected += int(decision.rejected.sum())

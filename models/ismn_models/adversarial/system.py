@@ -1,0 +1,14 @@
+"""The adversarially trained classifier as a system: nothing stands before it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ismn_models.adversarial.config import AdversarialConfig
+from ismn_models.classifiers.hardened import build_hardened
+from ismn_models.pipeline import Pipeline
+
+
+def build(config: AdversarialConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+    """Return the untrained system beside ``base`` (a fresh Table 1 net where none is given)."""
+    return build_hardened(num_classes, channels, base)

@@ -1,0 +1,67 @@
+"""A second classifier beside the base, hardened by its training: adversarial training, defensive distillation."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ismn_models.classifiers.config import ClassifierConfig, HardenedConfig
+from ismn_models.classifiers.training import build as build_classifier
+from ismn_models.images import Images
+from ismn_models.pipeline import Defence, Pipeline
+from ismn_models.training import Stage, decayed, set_lr, warmup_cosine
+
+CLIP = 5.0
+"""Largest norm of a step's gradient, as in the base's training."""
+
+
+def build_hardened(num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+    """Return ``base`` (a fresh Table 1 net where none is given) and a copy of it that answers, to be hardened."""
+    if base is None:
+        base = build_classifier(ClassifierConfig(), num_classes, channels).base
+    return Pipeline(base, Defence(), copy.deepcopy(base).requires_grad_(True))
+
+
+def initialise(net: nn.Module, base: nn.Module, start: Literal["fresh", "base"]) -> None:
+    """Give ``net`` the weights of ``base``, or new ones.
+
+    Raises ValueError where new ones are wanted and a module with weights has no `reset_parameters`.
+    """
+    if start == "base":
+        net.load_state_dict(base.state_dict())
+        return
+    # The innermost modules first: what an outer one draws for them is the last word.
+    for module in reversed(list(net.modules())):
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(f"{type(module).__name__} cannot draw new weights: start from the base's")
+
+
+class Hardening(Stage):
+    """SGD with Nesterov momentum on a pipeline's own classifier, on the base's schedule."""
+
+    def __init__(self, pipeline: Pipeline, config: HardenedConfig, epochs: int) -> None:
+        if pipeline.classifier is pipeline.base:
+            raise TypeError("not a hardened pipeline: it answers with its base")
+        self.net, self.base, self.start = pipeline.classifier, pipeline.base, config.start
+        self.epochs, self.batch_size, self.lr = epochs, config.batch_size, config.lr
+        groups = decayed(self.net, config.weight_decay)
+        self.optimisers = (torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True),)
+
+    def begin_epoch(self, epoch: int, train: Images) -> None:
+        """See `Stage.begin_epoch`. The weights to start from are taken here: the base may be trained just before."""
+        if epoch == 0:
+            initialise(self.net, self.base, self.start)
+
+    def descend(self, loss: Tensor, progress: float) -> None:
+        """Take one step down ``loss``."""
+        (optimiser,) = self.optimisers
+        set_lr(optimiser, self.lr * warmup_cosine(progress))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        optimiser.step()
