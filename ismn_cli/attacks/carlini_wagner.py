@@ -12,6 +12,7 @@ from ismn_cli.attacks.evasion import demand_gradient, look, merged, units_of
 from ismn_cli.attacks.objectives import margin
 from ismn_cli.core.specs import AttackSpec
 from ismn_cli.engine.craft import Proposed
+from ismn_models.pipeline import Reading
 
 INSIDE = 1e-3
 """How near to -1 and 1 the tanh variable may start: at the bounds themselves it has no gradient."""
@@ -43,9 +44,10 @@ class CarliniWagner:
     """Minimises |x' - x|^2 + c relu(true logit - best wrong logit), with c searched for each sample.
 
     Behind a detector the logits are those of the (N+1)-class problem (`evasion.merged`). The margin is measured
-    in units of the clean one: then c = 2 eps^2 is what carries a sample at distance eps over the boundary of a
-    linear classifier, whatever the scale of its logits, and the search starts there. x' = x + (tanh w - tanh
-    w0) / 2 is exactly x at the start, w0 is short of infinity, and w moves by Adam, so pixels at 0 and 1 move.
+    in units of the clean one: then c = 2 d^2 is what carries a sample over the boundary of a linear classifier
+    at distance d, whatever the scale of its logits. The search starts at twice that, for the distance that the
+    clean gradient promises. x' = x + (tanh w - tanh w0) / 2 is exactly x at the start, w0 is short of infinity,
+    and w moves by Adam, so pixels at 0 and 1 move.
 
     All state is per sample: no result depends on the rest of the batch. A larger perturbation than eps is no
     break: the clean image is proposed.
@@ -80,16 +82,19 @@ class _Search:
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, eps: float, settings: Settings) -> None:
         self.model, self.x, self.y, self.settings = model, x, y, settings
         self.target = 0.0 if settings.minimise else eps
-        with torch.no_grad():
-            clean = look(model, x)
-            self.units = units_of(clean)
-            lead = margin(merged(clean, y, self.units), y)
+        leaf = x.detach().requires_grad_()
+        clean = look(model, leaf)
+        self.units = units_of(clean)
+        lead = margin(merged(clean, y, self.units), y)
+        right = lead <= 0
+        slope = _slope(lead, leaf, clean) if right.any() else torch.zeros_like(lead)
+        lead = lead.detach()
+        self.stuck = right & (slope == 0)
         self.scale = torch.maximum(lead.abs(), LEAST * self.units.logits)
-        self.c = torch.full_like(lead, 2 * eps**2)
+        self.c = 4 * (self.scale / slope).clamp_max(eps).square()
         self.low, self.high = torch.zeros_like(lead), torch.full_like(lead, torch.inf)
-        self.images, self.distance = x.clone(), torch.where(lead > 0, 0.0, torch.inf)
+        self.images, self.distance = x.clone(), torch.where(right, torch.inf, 0.0).to(x)
         self.idle = torch.zeros_like(y)
-        self.stuck = torch.zeros_like(y, dtype=torch.bool)
 
     def left(self) -> Tensor:
         """Return the positions of the samples that are not done, int64 [n]."""
@@ -117,8 +122,6 @@ class _Search:
             if not left.any():
                 break
             (gradient,) = torch.autograd.grad(loss.sum(), w)
-            if step == 0:  # where the distance has no gradient of its own
-                self.stuck[alive] |= ~gradient.flatten(1).any(1)
             walk.adam(gradient.nan_to_num(0.0, 0.0, 0.0), step, lr * (1 - step / steps))
             if not left.all():
                 alive = alive[left]
@@ -128,7 +131,6 @@ class _Search:
     def _loss(self, image: Tensor, x: Tensor, who: Tensor, broken: Tensor) -> Tensor:
         """Return what is minimised, [n]; keep what has succeeded, and mark it in ``broken`` [N]."""
         reading = look(self.model, image)
-        demand_gradient(reading)
         units, y = self.units.at(who), self.y[who]
         needed = self.settings.confidence * units.logits
         lead = margin(merged(reading, y, units), y)
@@ -139,6 +141,13 @@ class _Search:
             better = success & (distance < self.distance[who])
             self.images[who[better]], self.distance[who[better]] = image[better], distance[better]
         return squared + self.c[who] * (needed - lead).clamp_min(0) / self.scale[who]
+
+
+def _slope(lead: Tensor, leaf: Tensor, clean: Reading) -> Tensor:
+    """Return the length of the gradient of ``lead`` [N] at the clean images, [N]."""
+    demand_gradient(clean)
+    (gradient,) = torch.autograd.grad(lead.sum(), leaf)
+    return gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1).square().sum(1).sqrt()
 
 
 class _Walk:

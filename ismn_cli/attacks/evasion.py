@@ -24,6 +24,8 @@ SMALL = 0.01
 PARALLEL = 1e-5
 """Sine of the angle between two gradients under which what is left of one beside the other is rounding."""
 
+_NO_GRADIENT = "what is attacked gives no gradient: its output does not require grad"
+
 
 class Units(NamedTuple):
     """The size of a sample's numbers, each [N] and above 0: the range of its logits, and its detector margin."""
@@ -44,7 +46,7 @@ def look(model: nn.Module, x: Tensor) -> Reading:
 def demand_gradient(reading: Reading) -> None:
     """Raise RuntimeError where autograd sees no way from the logits to the pixels."""
     if not reading.logits.requires_grad:
-        raise RuntimeError("what is attacked gives no gradient: its output does not require grad")
+        raise RuntimeError(_NO_GRADIENT)
 
 
 def units_of(clean: Reading) -> Units:
@@ -53,7 +55,7 @@ def units_of(clean: Reading) -> Units:
         return Units(objectives.extent(clean.logits), None)
     size = clean.margin.detach().abs()
     # Infinite where the detector has no threshold yet.
-    size = torch.where(size.isfinite(), size, 1.0).clamp_min(torch.finfo(size.dtype).eps)
+    size = torch.where(size.isfinite() & (size > 0), size, 1.0)
     return Units(objectives.extent(clean.logits), size)
 
 
@@ -110,8 +112,8 @@ class Standing:
         return _gradient(self.loss(self.reading.logits), self.point, retain)
 
     def of_margin(self) -> Tensor:
-        """Return the gradient of the detector's margin."""
-        return _gradient(self.margin, self.point)
+        """Return the gradient of the detector's margin; zero where it has none to give."""
+        return _gradient(self.margin, self.point) if self.margin.requires_grad else torch.zeros_like(self.point)
 
     @property
     def margin(self) -> Tensor:
@@ -201,7 +203,7 @@ def _each(chosen: Tensor, like: Tensor) -> Tensor:
 
 
 def _gradient(values: Tensor, point: Tensor, retain: bool = False) -> Tensor:
-    if not values.requires_grad:
-        return torch.zeros_like(point)
-    (gradient,) = torch.autograd.grad(values.sum(), point, retain_graph=retain)
-    return gradient.nan_to_num(0.0, 0.0, 0.0)
+    (gradient,) = torch.autograd.grad(values.sum(), point, retain_graph=retain, allow_unused=True)
+    if gradient is None:
+        raise RuntimeError(_NO_GRADIENT)
+    return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)

@@ -60,7 +60,7 @@ LOSSES: dict[str, Loss] = {"ce": ce, "scaled-ce": scaled_ce, "margin": margin, "
 def extent(logits: Tensor) -> Tensor:
     """Return the range of each sample's logits [N] as a constant, above 0: the unit that margins are measured in."""
     logits = logits.detach()
-    return (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
+    return (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).eps)
 
 
 def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:

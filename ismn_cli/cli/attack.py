@@ -85,7 +85,7 @@ def attack(
         typer.Option(
             metavar="NAME[,NAME...]",
             help="Systems that black-box gradient attacks are made on; NAME@RUN for one trained here. "
-            "(default: at,distillation)",
+            "(default: at)",
         ),
     ] = None,
     dataset: Annotated[
@@ -191,6 +191,8 @@ def carry_out(
     matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base)
     for system in matrix.systems:
         say(f"{system.subject.name}: {system.origin}")
+    for reason in matrix.left_out:
+        note(reason)
     if len({system.base.weights for system in matrix.systems}) > 1:
         note("these systems stand on different base classifiers: each is attacked through its own.")
     with Display() as display:

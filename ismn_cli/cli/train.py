@@ -34,7 +34,7 @@ def train(
     overrides: Overrides = None,
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Data set. (default: cifar10)")] = None,
     system: Annotated[
-        str | None, typer.Option(metavar="NAME", help="classifier, ismn, magnet or ddsa. (default: ismn)")
+        str | None, typer.Option(metavar="NAME", help="What to train; see `ismn list systems`. (default: ismn)")
     ] = None,
     classifier: Annotated[
         str | None,

@@ -21,6 +21,11 @@ def _of_matrix(mapping: Mapping[str, Any]) -> list[str]:
     return [
         *(f"{place}: the list is empty" for place in _LISTS if _at(mapping, place) in ([], ())),
         *_unknown(mapping, "defence", "system", SYSTEMS),
+        *(
+            f"optional: '{name}' is not among the defences"
+            for name in _names(mapping, "optional")
+            if name not in _names(mapping, "defence")
+        ),
         *_unknown(mapping, "attack.method", "attack", ATTACKS),
         *(problem for level in _names(mapping, "attack.method_at") for problem in _of_level(mapping, level)),
         *_unknown(mapping, "attack.params", "attack", ATTACKS),

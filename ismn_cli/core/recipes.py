@@ -49,13 +49,15 @@ class MatrixRecipe(Frozen):
     summary: str = ""
     dataset: DataChoice = DataChoice()
     defence: Annotated[tuple[str, ...], OneOrMore] = ("none",)
+    optional: Annotated[tuple[str, ...], OneOrMore] = ()
+    """Of these defences, those left out, with a note, where there are no weights for them."""
     knowledge: Annotated[tuple[Knowledge, ...], OneOrMore] = (Knowledge.GRAY,)
     attack: AttackGrid = AttackGrid()
     survivors: bool = False
     """Whether an attack leaves out what the attacks before it have broken: at the same knowledge level, on the same
     defence, at this eps or a smaller one. Each cell then shows the worst case so far, at a fraction of the cost.
     Gray-box and transferred examples are shared by all defences and always made in full."""
-    transfer: Annotated[tuple[str, ...], OneOrMore] = ("at", "distillation")
+    transfer: Annotated[tuple[str, ...], OneOrMore] = ("at",)
     """Black-box attacks that need gradients are made on these systems, together, and transferred. "name@RUN" takes
     the system trained in that run: another undefended classifier, or a re-trained copy of a defence."""
     draws: Annotated[int, Field(ge=1)] = 10

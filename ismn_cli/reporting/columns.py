@@ -130,6 +130,7 @@ IDENTITY = (
     Column("batch_size", "Int64", "images attacked at a time"),
     Column("sources", "string", "transfer: the attacker's own systems that the examples are made on, with weights"),
     Column("eot", "Int64", "draws that the attacker averages over at each look at a randomised system"),
+    Column("after", "string", "attacks tried before; what they broke is carried over: the worst case so far"),
     Column("draws", "Int64", "how often a system was asked about each image; accuracy is that of the first answer"),
     Column("attacks", "Int64", "worst case: attacked cells at this eps that it is over; empty for a cell"),
 )

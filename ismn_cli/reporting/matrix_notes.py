@@ -57,6 +57,15 @@ def _counts(row: Row) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in names.items())
 
 
+def survivors(rows: Sequence[Row]) -> Iterator[str]:
+    """Say where an attack left out what others had broken."""
+    if any(row["after"] for row in rows):
+        yield (
+            "Survivors: attacks with others in their column after left out what these had broken, at the same size or "
+            "a smaller one, and what was wrong from the start; their figures are the worst case so far."
+        )
+
+
 def incomplete(worst: Sequence[Row]) -> Iterator[str]:
     """Say where a worst case rests on fewer attacks than were run, or on none."""
     gaps = [

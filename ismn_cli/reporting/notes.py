@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ismn_cli.core.specs import format_eps
 from ismn_cli.reporting.figures import refuses
-from ismn_cli.reporting.matrix_notes import broken_by, detectors, draws, incomplete, order
+from ismn_cli.reporting.matrix_notes import broken_by, detectors, draws, incomplete, order, survivors
 from ismn_cli.reporting.published import Ceiling, ceiling, lookup
 from ismn_cli.reporting.sections import KNOWLEDGE, images_text, short
 from ismn_cli.reporting.table import Row
@@ -34,7 +34,7 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
         return (NOTHING,)
     cells = [row for row in rows if row["attacks"] is None]
     worst = [row for row in rows if row["attacks"] is not None]
-    found = [*_limited(cells), *order(worst), *_levels(cells), *broken_by(worst), *incomplete(worst)]
+    found = [*_limited(cells), *order(worst), *_levels(cells), *survivors(cells), *broken_by(worst), *incomplete(worst)]
     sources = (_accounting, draws, detectors, _unknown, _paper, _ceilings, _weights, _own)
     return tuple(dict.fromkeys((*found, *(note for source in sources for note in source(cells)))))
 

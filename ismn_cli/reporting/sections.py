@@ -134,7 +134,8 @@ def _attack_name(row: Row) -> str:
 def _settings(row: Row) -> dict[str, str]:
     params = {key: json.dumps(value) for key, value in json.loads(row["params"] or "{}").items()}
     run = {"seed": row.get("seeds") or str(row["seed"]), "batch": str(row["batch_size"]), "eps": repr(row["eps"])}
-    return params | run | ({"from": row["sources"]} if row["sources"] else {})
+    told = {"from": row["sources"], "after": row["after"]}
+    return params | run | {name: text for name, text in told.items() if text}
 
 
 def _draws(row: Row) -> dict[str, str]:

@@ -135,6 +135,7 @@ def attack_columns(cell: Cell) -> dict[str, Value]:
         "params": json.dumps(cell.attack.params, sort_keys=True),
         "sources": ", ".join(map(_named, cell.sources)) or None,
         "eot": cell.attack.eot,
+        "after": ", ".join(attack.label() for attack in cell.after) or None,
     }
 
 

@@ -65,6 +65,8 @@ class Matrix:
     sources: tuple[Resolved, ...]
     """The attacker's own systems, for transfer."""
     device: torch.device
+    left_out: tuple[str, ...] = ()
+    """Why each optional system that has no weights is missing."""
 
     def clean_cell(self, system: Resolved) -> Cell:
         """Return the cell of ``system`` without attack."""
@@ -150,9 +152,26 @@ def plan_matrix(
         on_device(system.pipeline, chosen)
         return system
 
-    systems = tuple(found(name, recipe.weights) for name in dict.fromkeys(recipe.defence))
+    systems, left_out = _available(recipe, found)
     sources = tuple(found(*_source(name, recipe.weights)) for name in _transferred(recipe))
-    return Matrix(recipe, images, systems, attacks, sources, chosen)
+    return Matrix(recipe, images, systems, attacks, sources, chosen, left_out)
+
+
+def _available(
+    recipe: MatrixRecipe, found: Callable[[str, str], Resolved]
+) -> tuple[tuple[Resolved, ...], tuple[str, ...]]:
+    """Return the recipe's systems, and why each optional one that is missing is left out."""
+    systems, left_out = [], []
+    for name in dict.fromkeys(recipe.defence):
+        try:
+            systems.append(found(name, recipe.weights))
+        except UsageError as error:
+            if name not in recipe.optional:
+                raise
+            left_out.append(f"{name} is left out. {error.message} {error.hint}")
+    if not systems:
+        raise UsageError("None of the defences has weights.", left_out[0])
+    return tuple(systems), tuple(left_out)
 
 
 def _source(name: str, weights: str) -> tuple[str, str]:
@@ -233,7 +252,8 @@ def run_plan(matrix: Matrix, store: Store, kind: RunKind, on_progress: OnProgres
         found, stored = _compute(matrix, store, on_progress)
         results = _in_table_order(matrix, found)
         _write_report(run, results)
-        notes = tuple(dict.fromkeys(f"{s.subject.name}: {s.origin}" for s in matrix.systems))
+        origins = dict.fromkeys(f"{s.subject.name}: {s.origin}" for s in matrix.systems)
+        notes = (*origins, *matrix.left_out)
         run.update(status="done", cells=tuple(r.cell.key() for r in results), notes=notes)
     return Finished(run, results, matrix.systems, stored)
 

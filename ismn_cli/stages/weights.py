@@ -89,10 +89,15 @@ def save_weights(path: Path, pipeline: Pipeline, header: Header, *, half: bool =
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
+FEW = 64
+"""Tensors of no more numbers are not rounded."""
+
+
 def _half(tensor: Tensor) -> Tensor:
     import torch
 
-    if not tensor.is_floating_point() or tensor.numel() <= 1:
+    # Thresholds are few numbers, and an image may stand right at one.
+    if not tensor.is_floating_point() or tensor.numel() <= FEW:
         return tensor
     rounded = tensor.half()
     return rounded if torch.equal(rounded.isfinite(), tensor.isfinite()) else tensor

@@ -42,7 +42,7 @@ def views(
     if knowledge is Knowledge.WHITE:
         return {SYSTEM: Averaged(pipeline, eot) if eot > 1 else pipeline}
     found: dict[str, nn.Module] = {
-        name: Averaged(surrogate, eot) if eot > 1 else surrogate
+        name: Averaged(surrogate, eot) if eot > 1 and surrogate.drawn else surrogate
         for name, surrogate in pipeline.surrogates().items()
     }
     if pipeline.defence.policy == "route":

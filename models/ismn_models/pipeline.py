@@ -6,7 +6,7 @@ Pixels are in [0, 1] throughout; classifiers return logits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -57,6 +57,9 @@ class Defence(nn.Module):
     """False when `reform` has no useful gradient: an adaptive attacker then needs BPDA."""
     randomised: bool = False
     """True when a decision draws at random: attacks then average over draws (EOT), and it is judged several times."""
+    exact: Mapping[str, int] = {}
+    """Surrogates of a randomised defence that draw nothing, because they hold the expectation itself, and how many
+    classifier passes each look at them makes."""
     threshold: Tensor
 
     def __init__(self) -> None:
@@ -108,7 +111,8 @@ class Defence(nn.Module):
 
 def straight_through(reform: Reform) -> Reform:
     """Return ``reform`` with the gradient of the identity (BPDA, Athalye et al. 2018)."""
-    return lambda x: x + (reform(x) - x).detach()
+    # The sum of two terms, the second exactly zero: what goes forward is the reformed image bit for bit.
+    return lambda x: reform(x).detach() + (x - x.detach())
 
 
 class Pipeline(nn.Module):
@@ -136,7 +140,11 @@ class Pipeline(nn.Module):
     def surrogates(self) -> dict[str, Surrogate]:
         """Return the defence's surrogates as modules, by name."""
         found: dict[str, Read] = self.defence.surrogates(self.classifier)
-        return {name: Surrogate(self, read) for name, read in found.items()}
+        exact, randomised = self.defence.exact, self.defence.randomised
+        return {
+            name: Surrogate(self, read, exact.get(name, 1), randomised and name not in exact)
+            for name, read in found.items()
+        }
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules that have weights of their own, by name: base, defence and perhaps classifier."""
@@ -150,8 +158,10 @@ class Surrogate(nn.Module):
     Attacks that know of detectors call `look` instead.
     """
 
-    def __init__(self, system: nn.Module, read: Read) -> None:
+    def __init__(self, system: nn.Module, read: Read, cost: int = 1, drawn: bool = False) -> None:
+        """Wrap ``read``. ``cost``: classifier passes of one look; ``drawn``: whether a look draws at random."""
         super().__init__()
+        self.cost, self.drawn = cost, drawn
         # A submodule, so that mode and parameters are seen by who borrows the surrogate.
         self.system = system
         self.read = read

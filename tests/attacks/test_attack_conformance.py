@@ -26,6 +26,7 @@ QUICK = {
     "cw": {"c": 20},
     "spsa": {"nb_iter": 4, "nb_sample": 64},
     "deepfool": {"steps": 10},
+    "autoattack": {"version": "custom", "attacks": "apgd-ce"},
     "cw-search": {"steps": 50, "search_steps": 3},
 }
 """Fewer steps than the default where those take seconds; a c for C&W that suits this net."""

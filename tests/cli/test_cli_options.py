@@ -17,6 +17,8 @@ ATTACK = {
     "eps": ("16/255", "attack.eps", (16 / 255,)),
     "norm": ("l2", "attack.norm", "l2"),
     "param": ("steps=7", "attack.params", {"pgd": {"steps": 7}}),
+    "eot": ("3", "attack.eot", 3),
+    "transfer": ("none@RUN,ddsa", "transfer", ("none@RUN", "ddsa")),
     "defence": ("none,ddsa", "defence", ("none", "ddsa")),
     "knowledge": ("white", "knowledge", ("white",)),
     "dataset": ("cifar10-mini", "dataset.name", "cifar10-mini"),

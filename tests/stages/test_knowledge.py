@@ -190,3 +190,15 @@ def test_survivors_are_attacked_from_the_smallest_eps_up(store: Store, systems: 
     for result in _attacked(finished):
         place = order.index((result.cell.attack.method, result.cell.attack.threat.eps))
         assert [(a.method, a.threat.eps) for a in result.cell.after] == order[:place]
+
+
+def test_an_optional_system_without_weights_is_left_out_with_the_reason(
+    store: Store, systems: dict[str, str]
+) -> None:
+    finished = _run(store, defence=["none", "at"], optional="at")
+    assert [s.subject.name for s in finished.systems] == ["none"]
+    (reason,) = (note for note in finished.run.record.notes if note.startswith("at is left out"))
+    assert "ismn train" in reason and "--system at" in reason
+    for changes in ({"defence": ["none", "at"]}, {"defence": ["at"], "optional": "at"}):
+        with pytest.raises(UsageError):
+            _run(store, **changes)

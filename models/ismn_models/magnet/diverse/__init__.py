@@ -1,1 +1,1 @@
-"""MagNet against a gray-box attacker: a pack of different autoencoders, one drawn for each image (section 4.4)."""
+"""MagNet against a gray-box attacker: a pack of different autoencoders, one drawn for each image."""

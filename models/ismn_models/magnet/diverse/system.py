@@ -19,8 +19,8 @@ from ismn_models.pipeline import Classify, Pipeline, Read, Reading
 class DiverseMagnet(Screen):
     """Rejecting defence that draws one autoencoder for each image of each decision, on torch's global CPU generator.
 
-    The paper draws "for each session, or for each input image". Per image, what becomes of one does not hang on
-    its batch. Detectors, their thresholds and the reformer are those of the autoencoder drawn.
+    One draw for each image rather than for each call: what becomes of an image does not hang on its batch. The
+    detectors' thresholds and the reformer are those of the autoencoder drawn.
     """
 
     randomised = True
@@ -28,6 +28,7 @@ class DiverseMagnet(Screen):
     def __init__(self, config: DiverseConfig, channels: int = 3) -> None:
         super().__init__(config)
         self.autoencoders = nn.ModuleList(autoencoder(config.arch, channels) for _ in range(config.pack))
+        self.exact = {"pack": config.pack + 1}
         self.register_buffer("thresholds", torch.full((config.pack, len(DETECTORS)), torch.inf))
 
     def autoencoders_used(self) -> list[Autoencoder]:
