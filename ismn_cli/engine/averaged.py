@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.errors import UsageError
-from ismn_cli.engine.counting import cost_of
+from ismn_cli.engine.counting import Counted, cost_of
 from ismn_models.pipeline import Read, Reading, Surrogate
 
 
@@ -39,3 +39,8 @@ def _plain(model: nn.Module) -> Read:
 def _mean(read: Read, draws: int, x: Tensor) -> Reading:
     logits, margins = zip(*(read(x) for _ in range(draws)), strict=True)
     return Reading(torch.stack(logits).mean(0), None if margins[0] is None else torch.stack(margins).mean(0))
+
+
+def is_averaged(model: nn.Module) -> bool:
+    """Return whether a model's answers, counted or not, are averages: one that is near a boundary may be luck."""
+    return isinstance(model.model if isinstance(model, Counted) else model, Averaged)

@@ -13,6 +13,7 @@ from ismn_cli.attacks.params import resolve_params
 from ismn_cli.core.attack_catalogue import ATTACKS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import Norm, ThreatModel
+from ismn_cli.engine.averaged import Averaged
 from ismn_cli.engine.ball import distances
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.craft import Attack, Proposed, craft_batch
@@ -229,16 +230,19 @@ def test_a_model_without_gradients_is_told_apart_from_a_robust_one(victim) -> No
     assert len(crafted.notes) == 1 and "gradient" in crafted.notes[0]
 
 
-def test_nan_is_never_the_best(victim) -> None:
+@pytest.mark.parametrize("clean", [True, False])
+def test_nan_is_never_the_best(clean: bool) -> None:
+    """Whether it is the clean image that gives NaN, or every other."""
+
     class Brittle(nn.Module):
-        """NaN wherever the image is not the clean one."""
-
         def forward(self, x: Tensor) -> Tensor:
-            moved = (x - victim.x[: len(x)]).abs().amax((1, 2, 3)) > 0
-            return victim.net(x) / (~moved).float()[:, None] * (~moved).float()[:, None]
+            moved = (x - start).abs().amax((1, 2, 3)) > 0
+            return LINEAR(x) + torch.where(moved == clean, 0.0, torch.nan)[:, None]
 
-    found = attack(Brittle(), victim.x, victim.y, loss="ce", steps=2)
-    assert torch.equal(found.images, victim.x)
+    start = LINEAR.at([1.5])
+    found = attack(Brittle(), start, torch.zeros(1, dtype=torch.int64), classes=2, steps=2).images
+    assert found.isfinite().all()
+    assert torch.equal(found, start) != clean
 
 
 def test_dlr_needs_three_classes() -> None:
@@ -268,6 +272,16 @@ def test_confidence_goes_past_the_boundary() -> None:
     assert (lead(well) > 0.5).all()
     assert (lead(barely) > 0).all()
     assert (lead(barely) < lead(well)).all()
+
+
+def test_on_averages_a_sample_goes_past_the_boundary_by_itself() -> None:
+    x, y = LINEAR.at([0.3, 0.5]), torch.zeros(2, dtype=torch.int64)
+    plain = Surrogate(LINEAR, lambda images: Reading(LINEAR(images)))
+    barely, well = (attack(model, x, y, classes=2, steps=20).images for model in (plain, Averaged(plain, 3)))
+    unit = LINEAR(x).amax(1) - LINEAR(x).amin(1)
+    leads = [(LINEAR(images)[:, 1] - LINEAR(images)[:, 0]) / unit for images in (barely, well)]
+    assert (leads[0] > 0).all() and (leads[0] < 0.5).any()
+    assert (leads[1] > 0.5).all()
 
 
 def test_falling_steps_end_nearer_to_the_optimum() -> None:

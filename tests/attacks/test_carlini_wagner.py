@@ -153,6 +153,15 @@ def test_a_sample_broken_within_eps_may_leave_at_once() -> None:
     assert counts[True] < 8 * 6 * 150
 
 
+def test_what_cannot_be_broken_keeps_nobody() -> None:
+    torch.manual_seed(0)
+    counted = Counted(Linear())
+    x = counted.model.at(torch.tensor([0.05, 0.1, 0.15, 2.0], dtype=torch.float64))
+    search(0.4, minimise=False)(counted, x, torch.zeros(4, dtype=torch.int64))
+    alone = 6 * 150
+    assert alone < counted.forwards < 1.5 * alone
+
+
 def test_as_near_as_another_attack_for_the_minimum(victim) -> None:
     x, y = victim.x, victim.y
     lengths = {}

@@ -132,6 +132,8 @@ def test_the_loss_rises_where_the_detector_is_silent(evasion: str) -> None:
     assert free.any()
     after = margin(SURROGATE.look(X + step).logits, here.y)
     assert (after > margin(here.reading.logits, here.y))[free].all()
+    if evasion != "orthogonal":
+        torch.testing.assert_close(1e3 * step[free], gradients("margin")[0][free])
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
