@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ismn_cli.attacks.evasion import EVASIONS, Standing, closeness, direction, look, unit, units_of
+from ismn_cli.attacks.evasion import EVASIONS, Standing, closeness, direction, draws_at_random, look, unit, units_of
 from ismn_cli.attacks.noise import own_generator, uniform_start
 from ismn_cli.attacks.objectives import LOSSES, targeted_margin, wrong_classes
 from ismn_cli.core.specs import AttackSpec, Norm
-from ismn_cli.engine.averaged import is_averaged
 from ismn_cli.engine.ball import project
 from ismn_cli.engine.craft import Proposed
 from ismn_models.pipeline import Reading
@@ -50,7 +49,7 @@ class Settings:
     random_start: bool
     confidence: float
     """How far past success, in units (see `evasion.Units`), a sample has to be before it leaves; `SURE` at least
-    where readings are averages over draws."""
+    where readings are drawn at random."""
 
 
 class Run(NamedTuple):
@@ -72,11 +71,8 @@ class Seen(NamedTuple):
 class Found:
     """What is known of each of N samples: the iterate nearest to success, and who needs no more."""
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, confidence: float) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, clean: Reading, confidence: float) -> None:
         self.model, self.x, self.y, self.confidence = model, x, y, confidence
-        leaf = x.detach().requires_grad_()
-        clean = look(model, leaf)
-        self.clean = Seen(leaf, clean)
         self.units = units_of(clean)
         self.ranked = wrong_classes(clean.logits, y)
         self.images = x.clone()
@@ -133,9 +129,9 @@ class PgdEnsemble:
         if self.threat.eps == 0:
             return Proposed(x)
         generator = own_generator()
-        found = Found(model, x, y, max(self.settings.confidence, SURE if is_averaged(model) else 0.0))
-        seen: Seen | None = found.clean
-        for run in self._runs(guarded=found.clean.reading.margin is not None):
+        seen: Seen | None
+        found, seen = self._first_look(model, x, y)
+        for run in self._runs(guarded=found.units.margin is not None):
             if not len(found.alive()):
                 break
             # For all, so that a sample's start does not depend on the others' success.
@@ -143,6 +139,12 @@ class PgdEnsemble:
             self._climb(found, run, start, seen)
             seen = None
         return Proposed(found.images, found.notes())
+
+    def _first_look(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Found, Seen]:
+        confidence = max(self.settings.confidence, SURE if draws_at_random(model) else 0.0)
+        leaf = x.detach().requires_grad_()
+        clean = look(model, leaf)
+        return Found(model, x, y, clean, confidence), Seen(leaf, clean)
 
     def _runs(self, guarded: bool) -> Iterator[Run]:
         settings = self.settings

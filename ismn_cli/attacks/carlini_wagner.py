@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ismn_cli.attacks.evasion import demand_gradient, look, merged, units_of
+from ismn_cli.attacks.evasion import demand_gradient, gradient, look, merged, units_of
 from ismn_cli.attacks.objectives import margin
 from ismn_cli.core.specs import AttackSpec
 from ismn_cli.engine.craft import Proposed
-from ismn_models.pipeline import Reading
 
 INSIDE = 1e-3
 """How near to -1 and 1 the tanh variable may start: at the bounds themselves it has no gradient."""
@@ -87,7 +86,10 @@ class _Search:
         self.units = units_of(clean)
         lead = margin(merged(clean, y, self.units), y)
         right = lead <= 0
-        slope = _slope(lead, leaf, clean) if right.any() else torch.zeros_like(lead)
+        slope = torch.zeros_like(lead)
+        if right.any():
+            demand_gradient(clean)
+            slope = gradient(lead, leaf).flatten(1).norm(dim=1)
         lead = lead.detach()
         self.stuck = right & (slope == 0)
         self.scale = torch.maximum(lead.abs(), LEAST * self.units.logits)
@@ -121,8 +123,7 @@ class _Search:
             left = self.distance[alive] > self.target
             if not left.any():
                 break
-            (gradient,) = torch.autograd.grad(loss.sum(), w)
-            walk.adam(gradient.nan_to_num(0.0, 0.0, 0.0), step, lr * (1 - step / steps))
+            walk.adam(gradient(loss, w), step, lr * (1 - step / steps))
             if not left.all():
                 alive = alive[left]
                 walk.narrow(left)
@@ -143,13 +144,6 @@ class _Search:
         return squared + self.c[who] * (needed - lead).clamp_min(0) / self.scale[who]
 
 
-def _slope(lead: Tensor, leaf: Tensor, clean: Reading) -> Tensor:
-    """Return the length of the gradient of ``lead`` [N] at the clean images, [N]."""
-    demand_gradient(clean)
-    (gradient,) = torch.autograd.grad(lead.sum(), leaf)
-    return gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1).square().sum(1).sqrt()
-
-
 class _Walk:
     """Adam in the tanh variable w [n, ...] of n images."""
 
@@ -164,10 +158,10 @@ class _Walk:
         # Within `INSIDE` of a bound it may stick out. The gradient passes all the same: no pixel is held there.
         return image + (image.clamp(0, 1) - image).detach()
 
-    def adam(self, gradient: Tensor, step: int, lr: float) -> None:
-        """Move w against ``gradient``."""
-        self.mean.lerp_(gradient, 1 - BETAS[0])
-        self.square.lerp_(gradient.square(), 1 - BETAS[1])
+    def adam(self, slope: Tensor, step: int, lr: float) -> None:
+        """Move w against the gradient ``slope``."""
+        self.mean.lerp_(slope, 1 - BETAS[0])
+        self.square.lerp_(slope.square(), 1 - BETAS[1])
         mean, square = (m / (1 - b ** (step + 1)) for m, b in zip((self.mean, self.square), BETAS, strict=True))
         self.w = self.w - lr * mean / (square.sqrt() + TINY)
 

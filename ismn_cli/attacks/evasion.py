@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ismn_cli.attacks import objectives
 from ismn_cli.engine.counting import Counted
-from ismn_models.pipeline import Reading, Surrogate
+from ismn_models.pipeline import Pipeline, Reading, Surrogate
 
 SMALL = 0.01
 """The lead, in units, that a step wants before it turns to the other goal: at a tie it would flutter."""
@@ -43,10 +43,27 @@ def look(model: nn.Module, x: Tensor) -> Reading:
     return model.look(x) if isinstance(model, Counted | Surrogate) else Reading(model(x))
 
 
+def draws_at_random(model: nn.Module) -> bool:
+    """Return whether a second look at the same images may answer otherwise, as far as the model tells."""
+    seen = model.model if isinstance(model, Counted) else model
+    return seen.drawn if isinstance(seen, Surrogate) else isinstance(seen, Pipeline) and seen.defence.randomised
+
+
 def demand_gradient(reading: Reading) -> None:
     """Raise RuntimeError where autograd sees no way from the logits to the pixels."""
     if not reading.logits.requires_grad:
         raise RuntimeError(_NO_GRADIENT)
+
+
+def gradient(values: Tensor, point: Tensor, retain: bool = False) -> Tensor:
+    """Return the gradient of the sum of ``values`` [n], like ``point``; zero where it is not finite.
+
+    Raises RuntimeError where there is no way from one to the other.
+    """
+    (found,) = torch.autograd.grad(values.sum(), point, retain_graph=retain, allow_unused=True)
+    if found is None:
+        raise RuntimeError(_NO_GRADIENT)
+    return torch.nan_to_num(found, 0.0, 0.0, 0.0)
 
 
 def units_of(clean: Reading) -> Units:
@@ -109,11 +126,11 @@ class Standing:
 
     def of_loss(self, retain: bool = False) -> Tensor:
         """Return the gradient of the classification loss."""
-        return _gradient(self.loss(self.reading.logits), self.point, retain)
+        return gradient(self.loss(self.reading.logits), self.point, retain)
 
     def of_margin(self) -> Tensor:
         """Return the gradient of the detector's margin; zero where it has none to give."""
-        return _gradient(self.margin, self.point) if self.margin.requires_grad else torch.zeros_like(self.point)
+        return gradient(self.margin, self.point) if self.margin.requires_grad else torch.zeros_like(self.point)
 
     @property
     def margin(self) -> Tensor:
@@ -142,7 +159,7 @@ def _ignore(standing: Standing) -> Tensor:
 def _selective(standing: Standing) -> Tensor:
     """Up the loss while not misclassified, down the detector's score once misclassified (S-PGD)."""
     loss = standing.loss(standing.reading.logits)
-    return _gradient(torch.where(standing.fooled, -standing.margin, loss), standing.point)
+    return gradient(torch.where(standing.fooled, -standing.margin, loss), standing.point)
 
 
 def _orthogonal(standing: Standing) -> Tensor:
@@ -159,7 +176,7 @@ def _orthogonal(standing: Standing) -> Tensor:
 def _logit(standing: Standing) -> Tensor:
     """Up the loss of a classifier with the detector as one more class to stay away from."""
     logits = merged(standing.reading, standing.y, standing.units)
-    return _gradient(standing.loss(logits), standing.point)
+    return gradient(standing.loss(logits), standing.point)
 
 
 def _penalty(standing: Standing) -> Tensor:
@@ -200,10 +217,3 @@ def without(vectors: Tensor, others: Tensor) -> Tensor:
 
 def _each(chosen: Tensor, like: Tensor) -> Tensor:
     return chosen.view(-1, *[1] * (like.ndim - 1))
-
-
-def _gradient(values: Tensor, point: Tensor, retain: bool = False) -> Tensor:
-    (gradient,) = torch.autograd.grad(values.sum(), point, retain_graph=retain, allow_unused=True)
-    if gradient is None:
-        raise RuntimeError(_NO_GRADIENT)
-    return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)

@@ -58,9 +58,12 @@ LOSSES: dict[str, Loss] = {"ce": ce, "scaled-ce": scaled_ce, "margin": margin, "
 
 
 def extent(logits: Tensor) -> Tensor:
-    """Return the range of each sample's logits [N] as a constant, above 0: the unit that margins are measured in."""
+    """Return the range of each sample's logits [N] as a constant, above 0: the unit that margins are measured in.
+
+    It is 1 where they are not finite.
+    """
     logits = logits.detach()
-    return (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).eps)
+    return (logits.amax(1) - logits.amin(1)).nan_to_num(1.0, 1.0).clamp_min(torch.finfo(logits.dtype).eps)
 
 
 def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.errors import UsageError
-from ismn_cli.engine.counting import Counted, cost_of
+from ismn_cli.engine.counting import cost_of
 from ismn_models.pipeline import Read, Reading, Surrogate
 
 
@@ -28,8 +28,7 @@ class Averaged(Surrogate):
         if draws < 1:
             raise UsageError(f"An average over {draws} draws is none.", "Give at least 1, such as --eot 20.")
         read = model.look if isinstance(model, Surrogate) else _plain(model)
-        super().__init__(model, partial(_mean, read, draws))
-        self.cost = draws * cost_of(model)
+        super().__init__(model, partial(_mean, read, draws), cost=draws * cost_of(model), drawn=True)
 
 
 def _plain(model: nn.Module) -> Read:
@@ -39,8 +38,3 @@ def _plain(model: nn.Module) -> Read:
 def _mean(read: Read, draws: int, x: Tensor) -> Reading:
     logits, margins = zip(*(read(x) for _ in range(draws)), strict=True)
     return Reading(torch.stack(logits).mean(0), None if margins[0] is None else torch.stack(margins).mean(0))
-
-
-def is_averaged(model: nn.Module) -> bool:
-    """Return whether a model's answers, counted or not, are averages: one that is near a boundary may be luck."""
-    return isinstance(model.model if isinstance(model, Counted) else model, Averaged)

@@ -12,6 +12,7 @@ from ismn_cli.attacks.evasion import (
     Units,
     closeness,
     direction,
+    draws_at_random,
     look,
     merged,
     succeeded,
@@ -20,8 +21,9 @@ from ismn_cli.attacks.evasion import (
     without,
 )
 from ismn_cli.attacks.objectives import LOSSES, margin
+from ismn_cli.engine.averaged import Averaged
 from ismn_cli.engine.counting import Counted
-from ismn_models.pipeline import Reading, Surrogate
+from ismn_models.pipeline import Defence, Pipeline, Reading, Surrogate
 
 GUARDED = [name for name in EVASIONS if name != "ignore"]
 X = torch.rand(12, 1, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -202,6 +204,17 @@ def test_every_kind_of_model_can_be_looked_at() -> None:
         reading = look(model, X)
         assert reading.margin is None
         assert torch.equal(reading.logits, MODEL.net(X))
+
+
+def test_what_draws_at_random_is_known() -> None:
+    class Noisy(Defence):
+        randomised = True
+
+    noisy, still = (Pipeline(MODEL.net, defence) for defence in (Noisy(), Defence()))
+    for model in (noisy, *noisy.surrogates().values(), Averaged(SURROGATE, 2)):
+        assert draws_at_random(model) and draws_at_random(Counted(model))
+    for model in (still, *still.surrogates().values(), SURROGATE, MODEL.net):
+        assert not draws_at_random(model) and not draws_at_random(Counted(model))
 
 
 @pytest.mark.parametrize(("evasion", "gradients_a_step"), [("ignore", 1), ("selective", 2), ("orthogonal", 2)])

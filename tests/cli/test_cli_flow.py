@@ -103,7 +103,7 @@ def test_a_white_box_attack_is_made_on_the_defended_system(ismn, store: Store) -
     folders = list((store.root / "examples").glob("*/*"))
     assert len(folders) == 3  # one shared gray set; a white one for each system
     ended = ismn("defend")
-    assert ended.code == 2 and "white-box" in ended.err and "hint: Make gray-box ones" in ended.err
+    assert ended.code == 2 and "not gray-box" in ended.err and "hint: Make gray-box ones" in ended.err
 
 
 def test_run_carries_out_matrix_and_training_recipes(ismn, store: Store, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import ThreatModel
-from ismn_cli.engine.averaged import Averaged, is_averaged
+from ismn_cli.engine.averaged import Averaged
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.craft import craft_batch
 from ismn_models.pipeline import Reading, Surrogate
@@ -106,12 +106,6 @@ def test_a_strangers_cost_is_not_believed(noisy: Noisy) -> None:
     counted = Counted(noisy)
     counted(X)
     assert counted.forwards == 6
-
-
-def test_averages_are_recognised(noisy: Noisy) -> None:
-    averaged = Averaged(noisy, 2)
-    assert is_averaged(averaged) and is_averaged(Counted(averaged))
-    assert not is_averaged(noisy) and not is_averaged(Counted(noisy))
 
 
 def test_no_draws_are_refused(noisy: Noisy) -> None:
