@@ -24,7 +24,7 @@ SHORTER = {
     "ismn run quickstart attack.eps=0.1 dataset.limit=20": [],
     "ismn train --dataset cifar10": ["--limit", "20", "--epochs", "1", "config.detector_images=10"],
     "ismn run table3-cifar10 --limit 1000 --data-dir DIR": ["--limit", "10"],
-    "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", *FEW_STEPS],
+    "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", "attack.params.square.n_queries=10", *FEW_STEPS],
     "ismn run ablation-cifar10 --limit 200 --data-dir DIR": ["--limit", "4", *FEW_STEPS],
     "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
 }

@@ -36,7 +36,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def _start(environment: dict[str, str], *arguments: str, **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, small_world.__file__, *arguments]
-    return subprocess.Popen(command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment | more, text=True, preexec_fn=_hears_ctrl_c, **pipes)
+
+
+def _hears_ctrl_c() -> None:
+    """Undo what a test run in the background of a shell passes on: children that ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
