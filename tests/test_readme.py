@@ -18,13 +18,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
 FEW_STEPS = ["attack.params.pgd-ensemble.steps=3", "attack.eps=8/255"]
+FEW_QUERIES = ["attack.params.square.n_queries=10"]
 SHORTER = {
     "ismn attack --method pgd --eps 0.3": ["--limit", "10"],
     "ismn attack --defence ismn --knowledge adaptive --limit 200": ["--limit", "6", "--param", "steps=5"],
     "ismn run quickstart attack.eps=0.1 dataset.limit=20": [],
     "ismn train --dataset cifar10": ["--limit", "20", "--epochs", "1", "config.detector_images=10"],
     "ismn run table3-cifar10 --limit 1000 --data-dir DIR": ["--limit", "10"],
-    "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", "attack.params.square.n_queries=10", *FEW_STEPS],
+    "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", *FEW_QUERIES, *FEW_STEPS],
     "ismn run ablation-cifar10 --limit 200 --data-dir DIR": ["--limit", "4", *FEW_STEPS],
     "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
 }
