@@ -91,7 +91,7 @@ class Bench:
                 column.append(self._judge(cell, system.pipeline, adversarial, index))
             on_batch(len(x), self._outcomes(job, clean, index, parts[-1][-1].drawn[0], batch))
         results = [
-            self._result(cell, clean[system.subject.name], column, crafted)
+            self._result(cell, clean[system.subject.name], column, crafted, job.notes())
             for (system, cell), column in zip(job.cells, parts, strict=True)
         ]
         for result in results:
@@ -195,7 +195,14 @@ class Bench:
         judged = [judge(pipeline, [x], seed=seed) for seed in seeds]
         return Part(tuple(answers for answers, _ in judged), judged[0][1])
 
-    def _result(self, cell: Cell, clean: CellResult, parts: Sequence[Part], crafted: Sequence[Arrays]) -> CellResult:
+    def _result(
+        self,
+        cell: Cell,
+        clean: CellResult,
+        parts: Sequence[Part],
+        crafted: Sequence[Arrays],
+        notes: Sequence[str],
+    ) -> CellResult:
         drawn, seconds = _joined(parts)
         forwards, backwards, queries = (sum(batch["cost"][i] for batch in crafted) for i in range(3))
         return CellResult(
@@ -216,7 +223,7 @@ class Bench:
             draws_attacked=tally(drawn, self.labels),
             craft_seconds=sum(_column(crafted, "seconds")),
             judge_seconds=seconds,
-            notes=tuple(dict.fromkeys(note for batch in crafted for note in batch["notes"])),
+            notes=tuple(dict.fromkeys((*notes, *(note for batch in crafted for note in batch["notes"])))),
         )
 
     def _of(self, index: int, column: Sequence[Any]) -> Sequence[Any]:

@@ -55,6 +55,15 @@ class Job:
         """Return a short name: the attack, and the defence whose score is shown."""
         return f"{self.attack.label()} {self.knowledge}, {self.cells[-1][0].subject.name}"
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what the attacker had to do about steps without gradients and random ones."""
+        found = []
+        if self.knowledge is Knowledge.ADAPTIVE and "bpda" in self._system().pipeline.surrogates():
+            found.append("BPDA: on the route bpda the identity stands for the reformer's gradient")
+        if self.attack.eot > 1:
+            found.append(f"EOT: each look at a random step is the mean of {self.attack.eot} draws")
+        return tuple(found)
+
     def _system(self) -> Resolved:
         return self.cells[0][0]
 

@@ -109,6 +109,7 @@ def test_random_systems_are_asked_several_times_and_averaged_over(store: Store, 
         white = result.cell.knowledge is Knowledge.WHITE
         assert result.cell.attack.eot == (3 if random and white else 1)
         assert result.forwards == 60 * result.cell.attack.eot
+        assert any("EOT" in note for note in result.notes) is (random and white)
         if random:
             first = [p == label for p, label in zip(result.attacked.predicted, result.labels, strict=True)]
             assert all(right >= 1 for right, now in zip(result.draws_attacked.right, first, strict=True) if now)
@@ -202,3 +203,14 @@ def test_an_optional_system_without_weights_is_left_out_with_the_reason(
     for changes in ({"defence": ["none", "at"]}, {"defence": ["at"], "optional": "at"}):
         with pytest.raises(UsageError):
             _run(store, **changes)
+
+
+def test_a_step_without_gradients_is_told(store: Store, systems: dict[str, str]) -> None:
+    changes = {"knowledge": ["white", "adaptive"], "defence": ["none", "jpeg"]}
+    finished = _run(store, attack={"method": "fgsm", "eps": EPS}, **changes)
+    for result in _attacked(finished):
+        around = result.cell.defence.name == "jpeg" and result.cell.knowledge is Knowledge.ADAPTIVE
+        assert any("BPDA" in note for note in result.notes) is around
+    (white,) = _attacked(finished, knowledge="white", defence="jpeg")
+    assert set(white.outcomes()) <= {Outcome.UNKNOWN, Outcome.WRONG_CLEAN}
+    assert any("gives none" in note for note in white.notes)
