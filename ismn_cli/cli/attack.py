@@ -35,9 +35,8 @@ EXAMPLES = examples(
     "ismn attack --method pgd --eps 8/255 --defence ismn --knowledge white",
     "ismn attack --defence ismn --knowledge adaptive --limit 200",
 )
-DEFAULT = ["pgd"]
 USUAL = {"black": ["square"], "adaptive": ["pgd-ensemble"]}
-"""Methods of a level where none is given and `DEFAULT` would not do."""
+"""Methods of a level where none is given and a recipe's own default would not do."""
 FAR = 16 / 255
 CEILINGS = {0.2: 0.982, 0.3: 0.678, 0.4: 0.500}
 """eps -> the share of a sample of CIFAR-10 on which a classifier can at most be right: images of different
@@ -133,12 +132,13 @@ def attack_recipe(params: Sequence[str], **options: Any) -> MatrixRecipe:
     from ismn_cli.core.recipe_files import validate
     from ismn_cli.core.recipes import MatrixRecipe
 
-    levels = options.get("knowledge") or list(MatrixRecipe(name="attack").knowledge)
+    default = MatrixRecipe(name="attack")
+    levels = options.get("knowledge") or default.knowledge
     attack = dict(options.get("attack", {}))
     if "method" not in attack:
         attack["method_at"] = {level: USUAL[level] for level in levels if level in USUAL}
     by_level = attack.get("method_at", {})
-    methods = [name for level in levels for name in by_level.get(level) or attack.get("method", DEFAULT)]
+    methods = [name for level in levels for name in by_level.get(level) or attack.get("method", default.attack.method)]
     mapping = {"task": "matrix", "name": "attack"} | given(options) | {"attack": attack}
     overrides = [f"attack.params.{method}.{param}" for method in dict.fromkeys(methods) for param in params]
     recipe = validate(mapping, overrides)

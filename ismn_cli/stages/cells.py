@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ismn_cli.core.examples import Examples
@@ -35,17 +37,25 @@ class Part(NamedTuple):
     seconds: float
 
 
-class Held(NamedTuple):
+@dataclass(frozen=True)
+class Held:
     """What is known of a system before an attack that leaves alone what is broken already."""
 
     clean: CellResult
     previous: CellResult | None
 
+    @cached_property
     def wrong(self) -> list[bool]:
-        """Return per sample whether it is answered wrong without any attack. One refused may be worth an attack."""
+        """Per sample, whether it is answered wrong without any attack. One refused may be worth an attack."""
         clean = self.clean.clean
         columns = zip(clean.predicted, clean.rejected, self.clean.labels, strict=True)
         return [predicted != label and not refused for predicted, refused, label in columns]
+
+    @cached_property
+    def broken(self) -> list[bool]:
+        """Per sample, whether an attack before has broken it."""
+        outcomes = self.previous.outcomes() if self.previous else (None,) * len(self.clean.ids)
+        return [outcome is Outcome.BROKEN for outcome in outcomes]
 
 
 class Bench:
@@ -164,7 +174,7 @@ class Bench:
         }
         texts: dict[str, list[str]] = {"notes": [], "via": [""] * n}
         if held is not None:
-            arrays["carried"] |= self._of(index, held.wrong())
+            arrays["carried"] |= self._of(index, held.wrong)
             self._take_over(held, index, x, arrays, texts)
         standing = torch.from_numpy(~arrays["carried"]).nonzero()[:, 0].to(x.device)
         return standing, arrays, texts
@@ -180,12 +190,13 @@ class Bench:
         found = self._stored(self.store.examples(held.previous.cell.examples_key()), index, x)
         if found is None:
             return
-        broken = np.array([o is Outcome.BROKEN for o in self._of(index, held.previous.outcomes())])
+        broken = np.array(self._of(index, held.broken))
         for name in ("adversarial", "linf", "l2"):
             arrays[name][broken] = found[0][name][broken]
         arrays["carried"] |= broken
+        via = json.loads(found[1]["via"])
         for position in broken.nonzero()[0].tolist():
-            texts["via"][position] = json.loads(found[1]["via"])[position]
+            texts["via"][position] = via[position]
 
     def _judge(self, cell: Cell, pipeline: Pipeline, x: Tensor, index: int) -> Part:
         from ismn_cli.engine.judge import judge

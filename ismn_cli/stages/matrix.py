@@ -111,7 +111,7 @@ class Matrix:
     def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:
         randomised = system.pipeline.defence.randomised
         averaged = randomised and knowledge in (Knowledge.WHITE, Knowledge.ADAPTIVE)
-        transferred = attack is not None and knowledge is Knowledge.BLACK and _shared(knowledge, attack)
+        transferred = attack is not None and _is_transferred(knowledge, attack)
         return Cell(
             classifier=system.base,
             defence=system.subject,
@@ -128,8 +128,12 @@ class Matrix:
 
 def _shared(knowledge: Knowledge, attack: AttackSpec) -> bool:
     """Whether all defences share the examples: gray-box ones, and those transferred from other systems."""
-    transferred = knowledge is Knowledge.BLACK and ATTACKS[attack.method].gradient
-    return transferred or knowledge is Knowledge.GRAY
+    return knowledge is Knowledge.GRAY or _is_transferred(knowledge, attack)
+
+
+def _is_transferred(knowledge: Knowledge, attack: AttackSpec) -> bool:
+    """Whether the examples are made on the attacker's own systems: a black box gives no gradient."""
+    return knowledge is Knowledge.BLACK and ATTACKS[attack.method].gradient
 
 
 OnProgress = Callable[[MatrixProgress], None]

@@ -63,7 +63,8 @@ def resolve(name: str, weights: str, store: Store, dataset: DatasetEntry, prefer
     _check_fits(source, dataset)
     trained = load_source(source)
     if entry.trained_as == source.header.system:
-        pipeline, settings = load(entry.alter)(trained) if entry.alter else trained, _settings(entry, source.header)
+        settings = _settings(entry, source.header)
+        pipeline = load(entry.alter)(trained) if entry.alter else trained
     else:
         # An undefended system, or a defence without weights: around the same base classifier.
         settings = _settings(entry, None)
