@@ -12,8 +12,13 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then move it into place.
 
     A reader, or a process started after a crash, sees the old content or the new, never a part.
-    Raises OSError (disk full, folder not writable); then ``path`` is as it was.
+    Raises OSError (disk full, folder not writable); then ``path`` is as it was. A link keeps pointing to where it
+    does, and what is no regular file (/dev/stdout, a pipe) is written to as it is.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        write(path)
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)

@@ -290,3 +290,21 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UsageError, match="Permission denied"):
         Store.open(tmp_path / "mine")
+
+
+def test_a_device_is_written_to_and_stays_one() -> None:
+    from ismn_cli.core.storage import write_text
+
+    before = Path("/dev/null").stat().st_mode
+    write_text(Path("/dev/null"), "x")
+    assert Path("/dev/null").stat().st_mode == before
+
+
+def test_a_link_keeps_pointing_to_its_file(tmp_path: Path) -> None:
+    from ismn_cli.core.storage import write_text
+
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
