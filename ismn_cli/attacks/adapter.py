@@ -63,7 +63,8 @@ class _Torchattack:
         if threat.eps == 0:
             # Nothing is allowed, and several attacks would divide by it.
             return x
-        proposed: Tensor = self._build(model, x.device)(x, y).detach()
+        # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
+        proposed: Tensor = self._build(_Plain(model), x.device)(x.contiguous(), y).detach()
         if self.entry.minimum_norm:
             return torch.where(allowed(proposed, x, threat)[:, None, None, None], proposed, x)
         return project(proposed, x, threat) if self.entry.eps_parameter is None else proposed
@@ -90,6 +91,23 @@ class _Torchattack:
         """
         seed = int(torch.randint(2**31 - 1, ()))
         return {"norm": _NORMS[self.spec.threat.norm], "seed": seed, "n_classes": self.num_classes}
+
+
+class _Plain(nn.Module):
+    """A model that is given images, and gives gradients, in plain memory, and works in channels-last itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's logits for x [N, C, H, W]."""
+        if x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
+        return logits
 
 
 class _OnDevice(nn.Module):

@@ -123,6 +123,16 @@ def test_same_seed_same_examples(name: str, norm: Norm, victim) -> None:
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
+def test_the_memory_format_of_the_images_does_not_matter(name: str, norm: Norm, victim) -> None:
+    """The harness works in channels-last, in which some of torchattacks' views are not possible."""
+    x, y = victim.x[:3], victim.y[:3]
+    plain = attack_with(name, norm, victim.net, x, y, seed=7)
+    last = attack_with(name, norm, victim.net, x.to(memory_format=torch.channels_last), y, seed=7)
+    assert not last.failed.any(), last.notes
+    torch.testing.assert_close(last.adversarial, plain.adversarial)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
 def test_gradients_are_taken_only_where_the_catalogue_says_so(name: str, norm: Norm, victim) -> None:
     crafted = attack_with(name, norm, victim.net, victim.x[:2], victim.y[:2])
     entry: AttackEntry = ATTACKS[name]
