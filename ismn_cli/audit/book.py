@@ -121,7 +121,7 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
         return names
     return [
         f"{cell.defence.name} {(cell.defence.weights or cell.classifier.weights)[:8]} "
-        f"({cell.samples.dataset}, {cell.samples.count:,})"
+        f"on {cell.samples.count:,} of {cell.samples.dataset}"
         for cell in cells
     ]
 
@@ -150,8 +150,9 @@ def single_step(attack: AttackSpec) -> bool:
 
 
 def noise(attack: AttackSpec) -> bool:
-    """Whether the attack is chance alone."""
-    return attack.method.endswith("-noise")
+    """Whether the attack is chance alone: a control, of which no success is expected."""
+    entry = ATTACKS.get(attack.method)
+    return entry is not None and entry.expects is None
 
 
 def gradient_free(attack: AttackSpec) -> bool:

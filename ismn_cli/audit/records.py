@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
-from ismn_cli.audit.book import TOUCHING, Book, System, open_book, size
+from ismn_cli.audit.book import TOUCHING, Book, System, noise, open_book, size
 from ismn_cli.audit.claim_checks import Ceilings, claim_findings
 from ismn_cli.audit.figure_checks import figure_findings
 from ismn_cli.audit.order_checks import order_findings
@@ -46,7 +46,7 @@ def large_eps(system: System) -> Iterator[Finding]:
     levels = (*TOUCHING, Knowledge.GRAY) if system.undefended else TOUCHING
     for result in system.at(*levels):
         threat = attack_of(result.cell).threat
-        if threat.norm is Norm.LINF and threat.eps >= 0.5:
+        if threat.norm is Norm.LINF and threat.eps >= 0.5 and not noise(attack_of(result.cell)):
             yield _erased(system, result, threat.eps)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ismn_cli.cli import attack, defend, listing, report, run, train
+from ismn_cli.cli import attack, audit, ceiling, claims, defend, doctor, gate, listing, report, run, train
 from ismn_cli.cli.console import listen, say, show_error
 from ismn_cli.cli.options import examples
 from ismn_cli.core.errors import UsageError
@@ -73,7 +73,7 @@ def _options(
     listen()
 
 
-for module in (train, attack, defend, report, run, listing):
+for module in (train, attack, defend, report, run, audit, doctor, ceiling, claims, gate, listing):
     module.register(app)
 
 

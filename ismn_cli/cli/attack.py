@@ -24,6 +24,7 @@ from ismn_cli.cli.options import (
 from ismn_cli.cli.progress import Display
 
 if TYPE_CHECKING:
+    from ismn_cli.core.findings import Audit
     from ismn_cli.core.recipes import MatrixRecipe
     from ismn_cli.core.records import RunKind
     from ismn_cli.stages.matrix import Finished
@@ -38,9 +39,6 @@ EXAMPLES = examples(
 USUAL = {"black": ["square"], "adaptive": ["pgd-ensemble"]}
 """Methods of a level where none is given and a recipe's own default would not do."""
 FAR = 16 / 255
-CEILINGS = {0.2: 0.982, 0.3: 0.678, 0.4: 0.500}
-"""eps -> the share of a sample of CIFAR-10 on which a classifier can at most be right: images of different
-classes within 2 eps of each other share a point that both can be moved to. A larger eps only lowers it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -121,7 +119,7 @@ def attack(
 
     from ismn_cli.reporting.attack_table import attack_report
 
-    show(attack_report(finished.results))
+    show(attack_report(finished.results, ceilings=finished.ceilings))
     say(f"run:    {finished.run.folder}")
     say(f"report: {finished.run.folder / 'report.csv'}")
     say("next:   ismn defend --defence ismn,magnet,ddsa")
@@ -166,13 +164,13 @@ def size_notes(recipe: MatrixRecipe) -> list[str]:
 
 def _far(eps: float) -> str:
     from ismn_cli.core.specs import format_eps
+    from ismn_cli.reporting.published import ceiling
 
     text = f"eps {format_eps(eps)} is far above the usual 8/255."
-    reached = [size for size in CEILINGS if size <= eps + 1e-9]
-    if not reached:
+    top = ceiling("cifar10", "linf", eps)
+    if top is None:
         return text
-    ceiling = CEILINGS[max(reached)]
-    return f"{text} No classifier can be right on more than {ceiling:.1%} of CIFAR-10 there."
+    return f"{text} No classifier can be right on more than {top.accuracy:.1%} of CIFAR-10 there."
 
 
 def carry_out(
@@ -185,7 +183,8 @@ def carry_out(
 ) -> Finished:
     """Run a matrix with progress; say which weights it uses and what was stored already."""
     from ismn_cli.core.store import Store
-    from ismn_cli.stages.matrix import plan_matrix, run_plan
+    from ismn_cli.stages.matrix import run_plan
+    from ismn_cli.stages.plan import plan_matrix
 
     place = Store.open(store)
     matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base)
@@ -199,4 +198,12 @@ def carry_out(
         finished = run_plan(matrix, place, kind, display.matrix)
     if finished.stored:
         note(f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again.")
+    say_verdict(finished.audit)
     return finished
+
+
+def say_verdict(audit: Audit) -> None:
+    """Say in a line what the audit of a matrix came to, and how to see it."""
+    from ismn_cli.reporting.findings_table import summary
+
+    say(f"audit:  {summary(audit.findings)} See: ismn audit --run {audit.run}")

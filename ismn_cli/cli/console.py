@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ismn_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from ismn_cli.reporting.table import Report
 
@@ -50,11 +50,16 @@ def result(text: str) -> None:
 
 def show(report: Report) -> None:
     """Draw a report on stdout."""
-    from rich.console import Console
-
     from ismn_cli.reporting.render import render
 
-    Console(highlight=False).print(render(report, "rich"))
+    draw(render(report, "rich"))
+
+
+def draw(drawing: RenderableType) -> None:
+    """Draw what Rich can draw on stdout."""
+    from rich.console import Console
+
+    Console(highlight=False).print(drawing)
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

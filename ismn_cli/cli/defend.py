@@ -51,7 +51,7 @@ def defend(
     finished = carry_out(recipe, data_dir, device, store, "defend", prefer_base=base)
     if any(system.base.weights != base for system in finished.systems):
         note("a defence stands on another base classifier than the examples: its own was attacked anew.")
-    show(defend_report(finished.results))
+    show(defend_report(finished.results, ceilings=finished.ceilings))
     say(f"run:    {finished.run.folder}")
     say(f"report: {finished.run.folder / 'report.csv'}")
     say("next:   ismn report --format markdown")

@@ -43,7 +43,11 @@ class Display:
     def matrix(self, progress: MatrixProgress) -> None:
         """Show where a matrix stands."""
         score = ", ".join(f"{count} {name}" for name, count in sorted(progress.score.items()))
-        self._bar.show("matrix", progress.label, progress.done, progress.total, score)
+        self._bar.show(progress.stage, progress.label, progress.done, progress.total, score)
+
+    def pairs(self, done: int, total: int) -> None:
+        """Show how many pairs of images are compared."""
+        self._bar.show("pairs", "comparing images", done, total, "")
 
 
 class _Bar:

@@ -60,7 +60,7 @@ def report(
     results = stored_results(place, runs)
     if not results:
         note("no results are stored yet. Make some: ismn run quickstart")
-    _deliver(_table(results, two), form, output)
+    _deliver(_table(place, runs, results, two), form, output)
 
 
 def _two(compare: str) -> tuple[str, str]:
@@ -72,11 +72,17 @@ def _two(compare: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _table(results: list[CellResult], two: tuple[str, str] | None) -> Report:
+def _table(store: Store, runs: list[Run], results: list[CellResult], two: tuple[str, str] | None) -> Report:
+    from ismn_cli.core.findings import read_audit
     from ismn_cli.reporting.comparison_table import comparison_report
     from ismn_cli.reporting.paired_table import paired_report
 
-    return paired_report(results, *two) if two else comparison_report(results)
+    if two:
+        return paired_report(results, *two)
+    audits = [audit for run in runs if (audit := read_audit(run.folder))]
+    unreliable = {key: codes for audit in audits for key, codes in audit.unreliable().items()}
+    ceilings = store.ceilings_of(result.cell for result in results)
+    return comparison_report(results, ceilings=ceilings, unreliable=unreliable)
 
 
 def stored_results(store: Store, runs: list[Run]) -> list[CellResult]:

@@ -44,6 +44,7 @@ def run(
 
     from ismn_cli.reporting.comparison_table import comparison_report
 
-    show(comparison_report(finished.results))
+    unreliable = finished.audit.unreliable()
+    show(comparison_report(finished.results, ceilings=finished.ceilings, unreliable=unreliable))
     say(f"run:    {finished.run.folder}")
     say(f"report: {finished.run.folder / 'report.csv'}")

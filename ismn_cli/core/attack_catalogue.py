@@ -34,9 +34,10 @@ _ADAPTIVE: dict[str, JsonValue] = {"steps": 100, "n_restarts": 1, "eot_iter": 1,
 _PATCHWISE: dict[str, JsonValue] = {"num_iter_set": 10, "amplification": 10.0}
 
 
-def _pgd_like(name: str, cls: str, summary: str, **more: JsonValue) -> AttackEntry:
+def _pgd_like(name: str, cls: str, summary: str, expects: float = 0.9, **more: JsonValue) -> AttackEntry:
     """Return an L-inf attack that takes ``steps`` signed steps of ``alpha``."""
-    return AttackEntry(name, f"torchattacks:{cls}", LINF, summary, {"alpha": STEP, "steps": 10, **more})
+    params = {"alpha": STEP, "steps": 10, **more}
+    return AttackEntry(name, f"torchattacks:{cls}", LINF, summary, params, expects=expects)
 
 
 _ENTRIES = (
@@ -46,6 +47,7 @@ _ENTRIES = (
         LINF,
         "one signed gradient step (Goodfellow 2015; Eq. 1 of the paper)",
         {},
+        expects=0.6,
     ),
     AttackEntry(
         "rfgsm",
@@ -54,6 +56,7 @@ _ENTRIES = (
         "RAND+FGSM: random signs, then one gradient step (Tramer 2018; Eq. 2 of the paper)",
         # Tramer steps eps - alpha after a start of alpha; torchattacks steps alpha: the same at eps/2 only.
         {"alpha": "eps/2", "steps": 1},
+        expects=0.6,
     ),
     _pgd_like("bim", "BIM", "iterated FGSM (Kurakin 2017)"),
     _pgd_like("pgd", "PGD", "projected gradient descent (Madry 2018)", random_start=True),
@@ -69,6 +72,7 @@ _ENTRIES = (
         "momentum over randomly resized inputs (Xie 2019)",
         {"alpha": STEP, "steps": 10, "decay": 0.0, **_RESIZING},
         limits=_RESIZING_LIMITS,
+        expects=0.9,
     ),
     AttackEntry(
         "tifgsm",
@@ -87,6 +91,7 @@ _ENTRIES = (
         channels=3,
         choices={"kernel_name": ("gaussian", "linear", "uniform")},
         limits=_RESIZING_LIMITS,
+        expects=0.5,
     ),
     AttackEntry(
         "ffgsm",
@@ -94,6 +99,7 @@ _ENTRIES = (
         LINF,
         "uniform random start, then one long step (Wong 2020)",
         {"alpha": "1.25*eps"},
+        expects=0.6,
     ),
     AttackEntry(
         "pifgsm",
@@ -104,6 +110,7 @@ _ENTRIES = (
         eps_parameter="max_epsilon",
         channels=3,
         unused=("momentum", "prob"),
+        expects=0.9,
     ),
     AttackEntry(
         "pifgsmpp",
@@ -114,8 +121,9 @@ _ENTRIES = (
         eps_parameter="max_epsilon",
         channels=3,
         unused=("momentum", "prob"),
+        expects=0.8,
     ),
-    _pgd_like("tpgd", "TPGD", "PGD on the KL divergence from the clean answer (TRADES; Zhang 2019)"),
+    _pgd_like("tpgd", "TPGD", "PGD on the KL divergence from the clean answer (TRADES; Zhang 2019)", 0.4),
     _pgd_like("eotpgd", "EOTPGD", "PGD averaging eot_iter gradients", eot_iter=2, random_start=True),
     AttackEntry(
         "upgd",
@@ -125,11 +133,13 @@ _ENTRIES = (
         {"alpha": STEP, "steps": 10, "random_start": False, "loss": "ce", "decay": 1.0, "eot_iter": 1},
         margin_from_zero=True,
         choices={"loss": ("ce", "dlr", "margin")},
+        expects=0.9,
     ),
     _pgd_like(
         "jitter",
         "Jitter",
         "PGD on noisy scaled logits (Schwinn 2021)",
+        0.8,
         scale=10.0,
         std=0.1,
         random_start=True,
@@ -141,6 +151,7 @@ _ENTRIES = (
         "PGD against randomised smoothing (Salman 2019)",
         _SMOOTHING,
         choices=_NOISES,
+        expects=0.3,
     ),
     AttackEntry(
         "apgd",
@@ -149,6 +160,7 @@ _ENTRIES = (
         "PGD that sets its own step size, 100 steps as in the reference (Croce 2020)",
         {**_ADAPTIVE, "loss": "ce"},
         choices={"loss": ("ce", "dlr")},
+        expects=0.9,
     ),
     AttackEntry(
         "apgdt",
@@ -157,6 +169,7 @@ _ENTRIES = (
         "APGD towards every other class in turn (Croce 2020)",
         _ADAPTIVE,
         min_classes=4,
+        expects=0.9,
     ),
     AttackEntry(
         "fab",
@@ -173,6 +186,7 @@ _ENTRIES = (
         },
         minimum_norm=True,
         limits={"alpha_max": (0.0, 1.0), "beta": (0.0, 1.0)},
+        expects=0.8,
     ),
     AttackEntry(
         "square",
@@ -183,6 +197,7 @@ _ENTRIES = (
         gradient=False,
         choices={"loss": ("ce", "margin")},
         limits={"p_init": (1e-4, 1.0)},
+        expects=0.7,
     ),
     AttackEntry(
         "spsa",
@@ -193,6 +208,7 @@ _ENTRIES = (
         # batch go forward at once: 4 keep that to a hundred images or so, and change no result but the noise.
         {"delta": 0.01, "lr": "2.5*eps/nb_iter", "nb_iter": 20, "nb_sample": 128, "max_batch_size": 4},
         gradient=False,
+        expects=0.7,
     ),
     AttackEntry(
         "gn",
@@ -209,6 +225,7 @@ _ENTRIES = (
         L2,
         "projected gradient descent in L2 (Madry 2018)",
         {"alpha": STEP, "steps": 10, "random_start": True, "eps_for_division": 1e-10},
+        expects=0.8,
     ),
     AttackEntry(
         "pgdrsl2",
@@ -217,6 +234,7 @@ _ENTRIES = (
         "PGD in L2 against randomised smoothing (Salman 2019)",
         {**_SMOOTHING, "eps_for_division": 1e-10},
         choices=_NOISES,
+        expects=0.3,
     ),
     AttackEntry(
         "cw",
@@ -227,6 +245,7 @@ _ENTRIES = (
         eps_parameter=None,
         minimum_norm=True,
         margin_from_zero=True,
+        expects=0.5,
     ),
     AttackEntry(
         "deepfool",
@@ -236,6 +255,7 @@ _ENTRIES = (
         {"steps": 50, "overshoot": 0.02},
         eps_parameter=None,
         minimum_norm=True,
+        expects=0.7,
     ),
     AttackEntry(
         "eaden",
@@ -256,6 +276,7 @@ _ENTRIES = (
         margin_from_zero=True,
         # It divides by max_iterations // 10.
         limits={"max_iterations": (10, math.inf)},
+        expects=0.5,
     ),
 )
 

@@ -18,7 +18,7 @@ def capture(device: str, threads: int) -> Environment:
     """Return this process's environment; ``device`` and ``threads`` are the engine's choice."""
     found = {name: version for name in PACKAGES if (version := _version(name))}
     return Environment(
-        ismn=_version("ismn-cli") or "not installed",
+        ismn=ismn_version(),
         commit=source_commit(_SOURCE),
         python=platform.python_version(),
         platform=platform.platform(),
@@ -26,6 +26,11 @@ def capture(device: str, threads: int) -> Environment:
         device=device,
         threads=threads,
     )
+
+
+def ismn_version() -> str:
+    """Return the version that is installed."""
+    return _version("ismn-cli") or "not installed"
 
 
 def source_commit(source: Path) -> str | None:

@@ -80,10 +80,14 @@ class Audit(Frozen):
     """Keys of the cells that were audited."""
     findings: tuple[Finding, ...]
 
-    def unreliable(self) -> frozenset[str]:
-        """Return the keys of the cells whose figures a failed check makes unreliable."""
-        failed = (finding for finding in self.findings if finding.verdict is Verdict.FAIL)
-        return frozenset(key for finding in failed for key in finding.cells)
+    def unreliable(self) -> dict[str, tuple[str, ...]]:
+        """Return the cells whose figures failed checks make unreliable, by key, with the codes of these checks."""
+        found: dict[str, set[str]] = {}
+        for finding in self.findings:
+            if finding.verdict is Verdict.FAIL:
+                for key in finding.cells:
+                    found.setdefault(key, set()).add(finding.code)
+        return {key: tuple(sorted(codes)) for key, codes in found.items()}
 
 
 def read_audit(folder: Path) -> Audit | None:

@@ -19,6 +19,7 @@ OWN: tuple[AttackEntry, ...] = (
         several=("attacks",),
         only_with={"attacks": ("version", "custom")},
         own=True,
+        expects=0.95,
     ),
     AttackEntry(
         "pgd-ensemble",
@@ -41,6 +42,7 @@ OWN: tuple[AttackEntry, ...] = (
             "detector": ("all", "selective", "orthogonal", "logit", "penalty", "ignore"),
         },
         own=True,
+        expects=0.95,
     ),
     AttackEntry(
         "cw-search",
@@ -51,6 +53,7 @@ OWN: tuple[AttackEntry, ...] = (
         eps_parameter=None,
         minimum_norm=True,
         own=True,
+        expects=0.9,
     ),
     AttackEntry(
         "uniform-noise",

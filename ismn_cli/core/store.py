@@ -3,7 +3,8 @@
 Everything is written beside its place and moved into it, so that a kill leaves the old content or none, and
 two processes may write at once. What cannot be read is reported, moved aside and computed again.
 
-    runs/<id>/record.json    cells/<aa>/<key>.json    examples/<aa>/<key>/batch-00000.safetensors    corrupt/
+    runs/<id>/record.json    cells/<aa>/<key>.json    examples/<aa>/<key>/batch-00000.safetensors
+    ceilings/<key>.json      findings/<key>.json      corrupt/
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from ismn_cli.core.ceilings import Ceiling, ceiling_key
 from ismn_cli.core.errors import UsageError, unknown_name
 from ismn_cli.core.examples import Examples
+from ismn_cli.core.findings import Finding
 from ismn_cli.core.records import CellResult, Environment, RunKind
 from ismn_cli.core.runs import Run, open_run, read_run
+from ismn_cli.core.specs import Cell, Norm, Samples
 from ismn_cli.core.storage import move_aside, unreadable, write_text, writing
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -82,6 +86,50 @@ class Store:
         """Return the adversarial examples under ``key`` (see `Cell.examples_key`), as yet perhaps none."""
         return Examples(self.root, self.root / "examples" / _checked(key)[:2] / key)
 
+    def ceiling(self, samples: Samples, norm: Norm, eps: float) -> Ceiling | None:
+        """Return the ceiling of these images; None where there is none that can be trusted."""
+        path = self._ceiling_path(ceiling_key(samples, norm, eps))
+        try:
+            found = Ceiling.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except ValidationError as error:
+            move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
+            return None
+        if found.place() != path.stem:
+            move_aside(self.root, path, "it holds the ceiling of other images or of another size")
+            return None
+        return found
+
+    def put_ceiling(self, ceiling: Ceiling) -> None:
+        """Store ``ceiling``. Raises UsageError where it cannot be written."""
+        write_text(self._ceiling_path(ceiling.place()), json.dumps(ceiling.model_dump(mode="json")))
+
+    def ceilings_of(self, cells: Iterable[Cell]) -> tuple[Ceiling, ...]:
+        """Return the ceilings that are stored for the images, norms and sizes of the attacked among ``cells``."""
+        threats = [(cell.samples, cell.attack.threat) for cell in cells if cell.attack is not None]
+        places = {ceiling_key(samples, t.norm, t.eps): (samples, t.norm, t.eps) for samples, t in threats}
+        return tuple(found for place in places.values() if (found := self.ceiling(*place)))
+
+    def findings(self, key: str) -> tuple[Finding, ...] | None:
+        """Return what a probe of an audit found; None where there is nothing that can be trusted."""
+        path = self._findings_path(key)
+        try:
+            return tuple(Finding.model_validate(each) for each in json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except (ValueError, TypeError):  # no JSON, no list, or findings of another form
+            move_aside(self.root, path, "it does not hold the findings of a probe")
+            return None
+
+    def put_findings(self, key: str, findings: Iterable[Finding]) -> None:
+        """Store what a probe found. Raises UsageError where it cannot be written."""
+        write_text(self._findings_path(key), json.dumps([finding.model_dump(mode="json") for finding in findings]))
+
     def start_run(
         self,
         kind: RunKind,
@@ -113,6 +161,12 @@ class Store:
         if name not in known:
             raise unknown_name("run", name, known)
         return known[name]
+
+    def _ceiling_path(self, key: str) -> Path:
+        return self.root / "ceilings" / f"{key}.json"
+
+    def _findings_path(self, key: str) -> Path:
+        return self.root / "findings" / f"{_checked(key)}.json"
 
     def _cell_path(self, key: str) -> Path:
         return self.root / "cells" / _checked(key)[:2] / f"{key}.json"

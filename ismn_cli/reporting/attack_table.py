@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import format_eps
-from ismn_cli.reporting.figures import Measure, column, has, number, of_numbers, of_rate, refuses
+from ismn_cli.reporting.figures import Measure, column, has, number, of_ceiling, of_numbers, of_rate, refuses
 from ismn_cli.reporting.layout import MISSING, Column, Sheet
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.sections import Section, sections
@@ -27,6 +28,7 @@ MEASURES = (
     of_rate("accuracy, majority of the draws ↑", "accuracy_majority", has("accuracy_mean_total")),
     of_numbers("draws per image", "draws", worth=has("accuracy_mean_total")),
     Measure("accuracy in the paper", lambda row: number(row, "paper") if row["paper"] else MISSING, has("paper")),
+    of_ceiling("accuracy of any classifier, at most"),
     of_rate("attack success rate ↓", "success"),
     of_rate("SR@5 ↓", "sr_at_5", has("sr_at_5_total")),
     of_numbers("AUROC of the detector ↑", "auroc", worth=has("auroc")),
@@ -41,9 +43,9 @@ MEASURES = (
     of_numbers("queries of the system per image", "queries_per_image", worth=has("queries_per_image")),
     of_numbers("attack time, ms per image", "attack_ms"),
 )
-def attack_report(results: Sequence[CellResult], title: str = "Attack") -> Report:
+def attack_report(results: Sequence[CellResult], title: str = "Attack", ceilings: Iterable[Ceiling] = ()) -> Report:
     """Return the report on attacked cells: a column per attack and level, a group per defence."""
-    frame = comparison(results)
+    frame = comparison(results, ceilings)
     return Report(title, CAPTION, frame, notes(rows_of(frame)), layout)
 
 

@@ -138,6 +138,13 @@ IDENTITY = (
 _MEASURED = (
     Column("paper", "Float64", "the paper's accuracy where a cell corresponds, percent; quoted, no threshold"),
     Column("paper_source", "string", "where that figure is printed, and how its level is read"),
+    Column(
+        "ceiling",
+        "Float64",
+        "the most that any classifier which always answers can reach on these images under every perturbation of this "
+        "norm and eps, percent; empty where it was not computed",
+    ),
+    Column("ceiling_images", "Float64", "ceiling: images, a whole number or a half"),
     Column("broken_by", "string", "worst case: images that each attack was the first to break, as JSON"),
     Column("survived", "Int64", "images right before and under attack"),
     Column("broken", "Int64", "images right before and wrong under attack"),
@@ -166,6 +173,7 @@ _MEASURED = (
     Column("loops_clean", "Float64", "mean regenerations per clean image; 0 is the clean route"),
     Column("loops_attacked", "Float64", "mean regenerations per attacked image"),
     Column("auroc", "Float64", "area under the detector's ROC curve, attacked against clean test images, 0 to 1"),
+    Column("unreliable", "string", "checks of the audit that failed and make the figure unreliable: see `ismn audit`"),
     Column("notes", "string", "notes of the cell"),
     Column("cell", "string", "key of the cell in the store"),
 )

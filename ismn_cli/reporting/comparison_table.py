@@ -5,30 +5,46 @@ First the headline where attackers of several knowledge levels ran: the worst ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
+from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import format_eps
 from ismn_cli.reporting.columns import COLUMNS
 from ismn_cli.reporting.headline import headlines
-from ismn_cli.reporting.layout import MISSING, Column, Sheet
-from ismn_cli.reporting.lines import Line, lines_of
+from ismn_cli.reporting.layout import Column, Sheet
+from ismn_cli.reporting.lines import Line, ceiling_line, lines_of
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.sections import Section, sections
 from ismn_cli.reporting.seeds import over_seeds
-from ismn_cli.reporting.table import Report, Row, cell_rows, frame_of, rows_of
+from ismn_cli.reporting.table import Report, Row, cell_rows, frame_of, rows_of, with_ceilings, with_doubts
 from ismn_cli.reporting.worst_rows import worst_rows
 
 CAPTION = "Accuracy in %, higher is better, with its 95 % Wilson interval. clean: without attack."
+CEILING_CAPTION = (
+    " any classifier: the most that one which always answers can reach under every perturbation of that size."
+)
 WORST_CAPTION = " worst case: right without attack and under every attack that was run, image by image."
 CORNER = "defence"
 
 
-def comparison_report(results: Sequence[CellResult], title: str = "Robustness") -> Report:
-    """Return the report over ``results``, in the order in which images, defences and attacks appear."""
+def comparison_report(
+    results: Sequence[CellResult],
+    title: str = "Robustness",
+    ceilings: Iterable[Ceiling] = (),
+    unreliable: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Report:
+    """Return the report over ``results``, in the order in which images, defences and attacks appear.
+
+    Where ``ceilings`` has that of their images, a line under the defences tells what is possible at all.
+    ``unreliable``: keys of cells whose figures the audit does not believe, and its failed checks.
+    """
     worst = worst_rows(results)
-    frame = frame_of([*cell_rows(results), *worst], COLUMNS)
-    return Report(title, CAPTION + (WORST_CAPTION if worst else ""), frame, notes(rows_of(frame)), layout)
+    found = with_doubts(with_ceilings([*cell_rows(results), *worst], ceilings), unreliable)
+    rows = rows_of(frame := frame_of(found, COLUMNS))
+    caption = CAPTION + (WORST_CAPTION if worst else "") + (CEILING_CAPTION if ceiling_line(rows) else "")
+    return Report(title, caption, frame, notes(rows), layout)
 
 
 def layout(rows: Sequence[Row]) -> list[Sheet]:
@@ -41,7 +57,8 @@ def layout(rows: Sequence[Row]) -> list[Sheet]:
 
 def _sheet(section: Section) -> Sheet:
     lines = [line for defence in section.clean for line in lines_of(defence, _attacked(section, defence))]
-    clean = tuple(line.clean(section.clean[line.defence]) for line in lines)
+    lines += ceiling_line(section.boxes.values())
+    clean = tuple(line.clean(line.among(section.clean)) for line in lines)
     groups = tuple(
         tuple(column for eps in levels for column in _level(section, lines, attack, eps))
         for attack, levels in section.attacks().items()
@@ -55,11 +72,10 @@ def _attacked(section: Section, defence: str) -> list[Row]:
 
 
 def _level(section: Section, lines: Sequence[Line], attack: str, eps: float) -> Iterator[Column]:
-    found = [section.boxes.get((line.defence, attack, eps)) for line in lines]
+    here = {name: row for (name, *where), row in section.boxes.items() if where == [attack, eps]}
+    found = [line.among(here) for line in lines]
     if all(row is None or row["attacks"] == 1 for row in found):
         return  # the worst case of a single attack is that attack
     yield Column((attack, format_eps(eps)), tuple(map(Line.attacked, lines, found)))
-    papers = [None if row is None else row["paper"] for row in found]
-    if any(paper is not None for paper in papers):
-        cells = tuple(MISSING if paper is None else (f"{paper:.1f}",) for paper in papers)
-        yield Column(("paper", format_eps(eps)), cells, tied=True)
+    if any(row is not None and row["paper"] is not None for row in found):
+        yield Column(("paper", format_eps(eps)), tuple(map(Line.paper, lines, found)), tied=True)

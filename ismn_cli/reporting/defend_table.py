@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import format_eps
-from ismn_cli.reporting.figures import column, of_numbers, of_rate
+from ismn_cli.reporting.figures import column, of_ceiling, of_numbers, of_rate
 from ismn_cli.reporting.layout import Column, Sheet
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.sections import Section, sections
@@ -24,6 +25,7 @@ ATTACKED = (
     of_rate("… rejected = success ↑", "accuracy_rejected_success"),
     of_rate("… answered only ↑", "accuracy_answered"),
     of_rate("… reformed only ↑", "accuracy_reformed"),
+    of_ceiling("any classifier, at most"),
     of_rate("detection rate ↑", "detection"),
     of_numbers("unknown (attack failed)", "unknown"),
     of_numbers("loops, clean / attacked", "loops_clean", "loops_attacked"),
@@ -31,9 +33,9 @@ ATTACKED = (
 COST = (of_numbers("latency, ms per image ↓", "latency_ms"),)
 
 
-def defend_report(results: Sequence[CellResult], title: str = "Defences") -> Report:
+def defend_report(results: Sequence[CellResult], title: str = "Defences", ceilings: Iterable[Ceiling] = ()) -> Report:
     """Return the report on defences: a table per attack and level, a column per defence."""
-    frame = comparison(results)
+    frame = comparison(results, ceilings)
     return Report(title, CAPTION, frame, notes(rows_of(frame)), layout)
 
 
@@ -60,6 +62,6 @@ def _defences(section: Section, attack: str, eps: float) -> dict[str, Row]:
 
 
 def _sheet(title: str, rows: dict[str, Row], *, attacked: bool) -> Sheet:
-    measures = CLEAN + (ATTACKED if attacked else ()) + COST
+    measures = [m for m in CLEAN + (ATTACKED if attacked else ()) + COST if any(map(m.worth, rows.values()))]
     columns = tuple(column((defence,), row, measures) for defence, row in rows.items())
     return Sheet(title, CORNER, tuple((measure.label,) for measure in measures), (), (columns,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ismn_cli.reporting.layout import UNDEFINED, Column, Lines
+from ismn_cli.reporting.layout import MISSING, UNDEFINED, Column, Lines
 from ismn_cli.reporting.table import Row
 
 
@@ -46,6 +46,11 @@ def of_numbers(label: str, *names: str, worth: Callable[[Row], object] = bool) -
 def has(name: str) -> Callable[[Row], object]:
     """Return whether a row has a figure ``name`` other than 0."""
     return lambda row: row[name]
+
+
+def of_ceiling(label: str) -> Measure:
+    """Return the measure that shows the ceiling, where it is known: no interval, for it is proven."""
+    return Measure(label, lambda row: MISSING if row["ceiling"] is None else (f"{row['ceiling']:.1f}",), has("ceiling"))
 
 
 def column(head: Lines, row: Row, measures: Sequence[Measure]) -> Column:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ismn_cli.core.specs import format_eps
 from ismn_cli.reporting.layout import Column, Sheet
-from ismn_cli.reporting.lines import Line, lines_of
+from ismn_cli.reporting.lines import Line, ceiling_line, lines_of
 from ismn_cli.reporting.sections import IMAGES, KNOWLEDGE, defence_labels, title, values
 from ismn_cli.reporting.table import Row
 from ismn_cli.reporting.worst_rows import ALL
@@ -31,7 +31,8 @@ def _sheet(group: Sequence[Row], everything: Sequence[Row], corner: str) -> Shee
     boxes = {(name, row["knowledge"], row["eps"]): row for name, row in zip(names, group, strict=True)}
     first = dict(reversed(list(zip(names, group, strict=True))))
     lines = [line for name in dict.fromkeys(names) for line in _lines(name, boxes)]
-    clean = tuple(line.clean(first[line.defence]) for line in lines)
+    lines += ceiling_line(group)
+    clean = tuple(line.clean(line.among(first)) for line in lines)
     norm = "" if group[0]["norm"] == "linf" else f", {group[0]['norm']}"
     return Sheet(
         title(group[0], SUBJECT + norm, everything),
@@ -54,5 +55,6 @@ def _columns(boxes: Boxes, lines: Sequence[Line], eps: float) -> Iterator[Column
     run = {knowledge for _, knowledge, size in boxes if size == eps}
     for knowledge, heading in ((ALL, "worst case"), *KNOWLEDGE.items()):
         if knowledge in run:
-            found = [boxes.get((line.defence, knowledge, eps)) for line in lines]
+            here = {name: row for (name, *where), row in boxes.items() if where == [knowledge, eps]}
+            found = [line.among(here) for line in lines]
             yield Column((heading, format_eps(eps)), tuple(map(Line.attacked, lines, found)))

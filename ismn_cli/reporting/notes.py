@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ismn_cli.core.specs import format_eps
+from ismn_cli.reporting.ceiling_notes import above, ceilings, claimed, elsewhere
 from ismn_cli.reporting.figures import refuses
 from ismn_cli.reporting.matrix_notes import broken_by, detectors, draws, incomplete, order, survivors
-from ismn_cli.reporting.published import Ceiling, ceiling, lookup
+from ismn_cli.reporting.published import lookup
 from ismn_cli.reporting.sections import KNOWLEDGE, images_text, short
 from ismn_cli.reporting.table import Row
 
@@ -34,8 +34,9 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
         return (NOTHING,)
     cells = [row for row in rows if row["attacks"] is None]
     worst = [row for row in rows if row["attacks"] is not None]
-    found = [*_limited(cells), *order(worst), *_levels(cells), *survivors(cells), *broken_by(worst), *incomplete(worst)]
-    sources = (_accounting, draws, detectors, _unknown, _paper, _ceilings, _weights, _own)
+    first = [*_limited(cells), *_unreliable(cells), *order(worst), *_levels(cells)]
+    found = [*first, *survivors(cells), *broken_by(worst), *incomplete(worst)]
+    sources = (_accounting, draws, detectors, _unknown, _paper, ceilings, above, claimed, elsewhere, _weights, _own)
     return tuple(dict.fromkeys((*found, *(note for source in sources for note in source(cells)))))
 
 
@@ -49,6 +50,15 @@ def _limited(rows: Sequence[Row]) -> Iterator[str]:
 def _levels(rows: Sequence[Row]) -> Iterator[str]:
     run = {row["knowledge"] for row in rows}
     yield from (text for level, text in LEVELS.items() if level in run)
+
+
+def _unreliable(rows: Sequence[Row]) -> Iterator[str]:
+    codes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["unreliable"]:
+            codes.setdefault(row["unreliable"], []).append(_name(row))
+    for failed, names in codes.items():
+        yield f"Unreliable, for the audit failed them ({failed}; `ismn audit` says why): {'; '.join(names)}."
 
 
 def _accounting(rows: Sequence[Row]) -> Iterator[str]:
@@ -75,22 +85,6 @@ def _paper(rows: Sequence[Row]) -> Iterator[str]:
         found = lookup(*asked)
         if found is not None:
             yield f"paper: {found.cite}, read as {found.reading}. {found.caveat}"
-
-
-def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
-    tops: dict[float, Ceiling] = {}
-    for row in rows:
-        top = ceiling(row["dataset"], row["norm"], row["eps"]) if row["attack"] is not None else None
-        if top is not None:
-            tops[top.eps] = top
-    bounds = [f"{100 * top.accuracy:.1f} % at {format_eps(eps)} ({top.images:,})" for eps, top in sorted(tops.items())]
-    if bounds:
-        yield (
-            f"eps {format_eps(min(tops))} and more is far above the usual 8/255: against a worst-case "
-            "attacker no deterministic classifier that always answers can exceed "
-            f"{', '.join(bounds)}, on that many random CIFAR-10 images. "
-            "A higher figure shows only that the attack is not the worst."
-        )
 
 
 def _weights(rows: Sequence[Row]) -> Iterator[str]:

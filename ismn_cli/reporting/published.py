@@ -1,4 +1,4 @@
-"""Figures quoted from papers (the seed's Table 3), and ceilings that no classifier passes at a large eps."""
+"""Figures quoted from papers (those of recipes/claims), and ceilings that no classifier passes at a large eps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ismn_cli.core.claim_files import claims_names, load_claims
+from ismn_cli.core.claims import Claims
 from ismn_cli.core.specs import Cell, Norm
 
 CEILING_DATASETS = ("cifar10", "cifar10-mini")
@@ -27,7 +29,7 @@ class Quoted:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """No deterministic classifier that always answers passes ``accuracy`` on ``images`` random images."""
+    """No deterministic classifier that always answers passes ``accuracy`` on ``images`` test images."""
 
     eps: float
     accuracy: float
@@ -41,15 +43,24 @@ def _published() -> dict[str, list[dict[str, Any]]]:
     return content
 
 
+@cache
+def _quotations() -> tuple[Claims, ...]:
+    """Return the claims that come with ismn and say how they are quoted."""
+    return tuple(claims for name, _ in claims_names() if (claims := load_claims(name)).quoted)
+
+
 def lookup(dataset: str, defence: str, attack: str, norm: str, eps: float, knowledge: str) -> Quoted | None:
     """Return the paper's accuracy where a measured cell corresponds to one of its cells, else None."""
-    asked = {"dataset": dataset, "attack": attack, "norm": norm, "knowledge": knowledge}
-    for paper in _published()["papers"]:
-        if any(paper[field] != value for field, value in asked.items()) or defence not in paper["accuracy"]:
+    for claims in _quotations():
+        if claims.quoted is None or (claims.dataset, claims.knowledge) != (dataset, knowledge):
             continue
-        for level, accuracy in zip(paper["levels"], paper["accuracy"][defence], strict=True):
-            if math.isclose(level, eps, rel_tol=1e-6):
-                return Quoted(accuracy, paper["cite"], paper["reading"], paper["caveat"])
+        reading, quoted_as = claims.quoted_reading(claims.quoted)
+        if (quoted_as.method, reading.norm) != (attack, norm):
+            continue
+        for claim in claims.each():
+            alike = claim.system == defence and claim.attack in (None, quoted_as.label)
+            if alike and math.isclose(reading.eps_at(claim.level), eps, rel_tol=1e-6):
+                return Quoted(claim.figure, claims.cite, claims.quoted.words, claims.caveat)
     return None
 
 

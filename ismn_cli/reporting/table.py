@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.detection import auroc
 from ismn_cli.core.rates import Judged, Rate, outcome_counts
 from ismn_cli.core.records import CellResult, Outcome
@@ -50,15 +51,35 @@ class Report:
         return replace(self, frame=self.frame[[column.name for column in kept]], columns=kept)
 
 
-def comparison(results: Sequence[CellResult]) -> DataFrame:
+def comparison(results: Sequence[CellResult], ceilings: Iterable[Ceiling] = ()) -> DataFrame:
     """Return one row per distinct cell, in the order given; without results, the columns alone."""
-    return frame_of(cell_rows(results), COLUMNS)
+    return frame_of(with_ceilings(cell_rows(results), ceilings), COLUMNS)
 
 
 def cell_rows(results: Sequence[CellResult]) -> list[dict[str, Value]]:
     """Return one row per distinct cell, in the order given."""
     distinct = {result.cell.key(): result for result in results}
     return [_row(key, result) for key, result in distinct.items()]
+
+
+def with_ceilings(rows: Sequence[dict[str, Value]], ceilings: Iterable[Ceiling]) -> list[dict[str, Value]]:
+    """Return ``rows``, the attacked ones with the ceiling of their images at their norm and eps where it is known."""
+    figures: dict[tuple[Value, ...], dict[str, Value]] = {
+        (top.samples.ids, top.samples.data, top.norm.value, top.eps): {
+            "ceiling": percent(top.value),
+            "ceiling_images": top.possible,
+        }
+        for top in ceilings
+    }
+    place = ("samples", "data", "norm", "eps")
+    return [row | figures.get(tuple(row.get(name) for name in place), {}) for row in rows]
+
+
+def with_doubts(
+    rows: Sequence[dict[str, Value]], unreliable: Mapping[str, Sequence[str]]
+) -> list[dict[str, Value]]:
+    """Return ``rows``, those of ``unreliable`` cells (by key) with the codes of the checks that failed."""
+    return [row | {"unreliable": ", ".join(unreliable.get(str(row.get("cell")), ())) or None} for row in rows]
 
 
 def frame_of(rows: Sequence[Row], columns: Sequence[Column]) -> DataFrame:

@@ -177,6 +177,11 @@ def test_nothing_holds_where_every_image_is_allowed() -> None:
         assert found.verdict is verdict, (eps, kept)
 
 
+def test_noise_owes_no_success() -> None:
+    results = [clean("none"), attacked("none", "gn", range(60), 1.0, params={"std": 0.2})]
+    assert "GM04" not in {f.code for f in record_findings(results)}
+
+
 def test_what_autoattack_says_of_itself() -> None:
     notes = ("system: autoattack: zero gradient: for some images APGD starts without a gradient",)
     results = [clean("none"), attacked("none", "autoattack", range(0), level=WHITE, notes=notes)]

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.records import Answers, CellResult, Draws
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Norm, Samples, Subject, ThreatModel
 
@@ -102,6 +103,15 @@ def matrix() -> list[CellResult]:
                     changes["notes"] = ("1 batch gave NaN",)
                 found.append(result(cell(defence, method, eps), clean, attacked, **changes))
     return found
+
+
+def ceilings(n: int = 1000) -> list[Ceiling]:
+    """Return the ceilings of the first ``n`` test images, as they are on 1,000 of CIFAR-10."""
+    shares = {8 / 255: (0.0, 1.0), 0.2: (0.014, 0.994), 0.3: (0.796, 0.78), 0.4: (1.0, 0.5)}
+    return [
+        Ceiling(samples=samples(n=n), norm=Norm.LINF, eps=eps, conflicting=round(some * n), possible=share * n)
+        for eps, (some, share) in shares.items()
+    ]
 
 
 def levels() -> list[CellResult]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_cells import levels, matrix
+from report_cells import ceilings, levels, matrix
 from rich.console import Console
 
 from ismn_cli.core.records import CellResult
@@ -33,12 +33,18 @@ def chosen(keep: Callable[[str, str | None, float], bool]) -> list[CellResult]:
 
 
 REPORTS: dict[str, Callable[[], Report]] = {
-    "comparison": lambda: comparison_report(matrix()),
-    "quickstart": lambda: comparison_report(chosen(lambda _, m, eps: m != "rfgsm" and eps < 0.1)),
-    "attack": lambda: attack_report(chosen(lambda d, m, eps: (d, m, eps) == ("ismn", "pgd", 0.3))),
+    "comparison": lambda: comparison_report(matrix(), ceilings=ceilings()),
+    "quickstart": lambda: comparison_report(
+        chosen(lambda _, m, eps: m != "rfgsm" and eps < 0.1), ceilings=ceilings()
+    ),
+    "attack": lambda: attack_report(
+        chosen(lambda d, m, eps: (d, m, eps) == ("ismn", "pgd", 0.3)), ceilings=ceilings()
+    ),
     "attack-levels": lambda: attack_report(chosen(lambda d, m, _: (d, m) == ("magnet", "fgsm"))),
-    "defend": lambda: defend_report(chosen(lambda _, m, eps: m in (None, "pgd") and eps in (0.0, 0.4))),
-    "levels": lambda: comparison_report(levels()),
+    "defend": lambda: defend_report(
+        chosen(lambda _, m, eps: m in (None, "pgd") and eps in (0.0, 0.4)), ceilings=ceilings()
+    ),
+    "levels": lambda: comparison_report(levels(), ceilings=ceilings(200)[1:]),
     "paired": lambda: paired_report(levels(), "none", "magnet"),
     "empty": lambda: comparison_report([]),
     "one-cell": lambda: comparison_report(chosen(lambda d, m, eps: (d, m, eps) == ("ismn", "fgsm", 0.3))),

@@ -64,7 +64,7 @@ def test_paper_note_says_that_the_attack_is_not_named() -> None:
 def test_ceiling_is_told_at_large_eps_only() -> None:
     assert "far above the usual" not in said(one())
     text = said(one(cell("ismn", "pgd", 0.3, samples=samples(n=10, total=10))))
-    assert "67.8 % at 0.3 (10,000)" in text and "98.2" not in text
+    assert "67.1 % at 0.3 (10,000)" in text and "98.2" not in text
 
 
 def test_weights_and_own_notes_are_told() -> None:
@@ -118,3 +118,17 @@ def test_ceiling_falls_with_eps(a: float, b: float) -> None:
         assert large is not None and large.accuracy <= small.accuracy
     assert (ceiling("cifar10", Norm.LINF, a) is None) == (a < 0.2 * (1 - 1e-5)) or abs(a - 0.2) < 1e-5
     assert ceiling("cifar10", Norm.L2, a) is None and ceiling("other", Norm.LINF, a) is None
+
+
+def test_figures_that_the_audit_does_not_believe_are_named_in_every_format() -> None:
+    from ismn_cli.reporting.comparison_table import comparison_report
+    from ismn_cli.reporting.render import render_text
+
+    good, bad = one(), one(cell("ddsa", "pgd", 8 / 255, samples=samples(n=10, total=10)))
+    report = comparison_report([good, bad], unreliable={bad.cell.key(): ("AT07", "GM03")})
+    assert [row["unreliable"] for row in rows_of(report.frame)] == [None, "AT07, GM03"]
+    (told,) = [note for note in report.notes if note.startswith("Unreliable")]
+    assert "AT07, GM03" in told and "ddsa" in told and "ismn," not in told.split("): ", 1)[1]
+    for form in ("markdown", "csv", "json"):
+        assert "AT07, GM03" in render_text(report, form)
+    assert not any(note.startswith("Unreliable") for note in comparison_report([good, bad]).notes)

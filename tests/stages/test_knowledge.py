@@ -15,7 +15,8 @@ from ismn_cli.core.specs import Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.data.loading import load_dataset
 from ismn_cli.stages.jobs import tally, verdict
-from ismn_cli.stages.matrix import Finished, plan_matrix, run_matrix
+from ismn_cli.stages.matrix import Finished, run_matrix
+from ismn_cli.stages.plan import plan_matrix
 from ismn_cli.threats.worst_case import BROKEN, HOLDS, REFUSED
 
 EPS = 0.06

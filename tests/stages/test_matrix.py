@@ -94,6 +94,9 @@ def test_a_crash_is_unknown_and_noted(store: Store, monkeypatch: pytest.MonkeyPa
 def test_progress_counts_to_the_end_with_the_running_score(store: Store) -> None:
     seen: list[MatrixProgress] = []
     finished = _run(store, on_progress=seen.append)
+    pairs = [p for p in seen if p.stage == "ceilings"]
+    assert pairs[-1].done == pairs[-1].total == 60 * 40 / 2
+    seen = [p for p in seen if p.stage == "matrix"]
     assert [p.done for p in seen] == sorted({p.done for p in seen})
     assert seen[-1].done == seen[-1].total == 60 * 3
     (last,) = (r for r in finished.results if r.attacked and r.cell.defence.name == "ddsa")

@@ -1,0 +1,184 @@
+"""`ismn doctor`: is my number right? A model examined in seconds, before anything is attacked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ismn_cli.cli.console import note, people, result, say
+from ismn_cli.cli.options import DataDir, Device, Seed, StoreDir, Weights, examples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ismn_cli.stages.doctor import Patient
+
+HELP = "Examine a model before it is attacked: logits, gradients, normalisation, randomness, accuracy."
+EXAMPLES = examples(
+    "ismn doctor none",
+    "ismn doctor net.py:Net --checkpoint weights.pt --expected 0.92",
+    "ismn doctor models.resnet:resnet20 --checkpoint resnet20.th --mean .485,.456,.406 --std .229,.224,.225",
+    "Exit code: 0 where no check fails, 1 where one does, 2 for wrong usage.",
+)
+FAILED = 1
+_POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor", help=HELP, epilog=EXAMPLES)(doctor)
+
+
+def doctor(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="path/to/file.py:Name or package.module:Name (a class, a function that makes a model, or a model), "
+            "or a system of `ismn list systems`.",
+            show_default=False,
+        ),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights: safetensors, or a state dict of torch.save. No code of it is run."),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the class or function. Repeatable."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Mean that the model wants subtracted, pixels in [0, 1].")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Deviation that it wants divided by, pixels in [0, 1].")
+    ] = None,
+    expected: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="What clean accuracy should be: 0.92 or 92%. (default: only not guessing)"),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Data set. (default: cifar10 if it is on disk, else cifar10-mini)"),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", help="Use the first N images of a seeded, class-balanced order.")
+    ] = 500,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown or json.")] = "rich",
+    weights: Weights = None,
+    seed: Seed = None,
+    device: Device = None,
+    data_dir: DataDir = None,
+    store: StoreDir = None,
+) -> None:
+    """Examine a model."""
+    from ismn_cli.core.errors import unknown_name
+    from ismn_cli.reporting.findings_table import FORMATS
+    from ismn_cli.stages.doctor import Patient
+    from ismn_cli.stages.user_models import UserModel
+
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    asked = UserModel(model, _arguments(model_arg or ()), checkpoint, _numbers("--mean", mean), _numbers("--std", std))
+    patient = Patient(
+        asked,
+        dataset or _at_hand(data_dir),
+        limit,
+        seed or 0,
+        _share(expected),
+        weights or "auto",
+        data_dir,
+        device or "auto",
+    )
+    if _examined(patient, store, form):
+        raise typer.Exit(FAILED)
+
+
+def _examined(patient: Patient, store: Path | None, form: str) -> bool:
+    """Examine, show what was found, and return whether anything failed."""
+    from rich.console import Console
+
+    from ismn_cli.core.findings import Verdict
+    from ismn_cli.core.store import Store
+    from ismn_cli.reporting.findings_table import render_findings
+    from ismn_cli.stages.doctor import examine
+
+    # What the user's code prints is no result.
+    with _progress() as tell, redirect_stdout(sys.stderr):
+        found = examine(patient, Store.open(store), tell)
+    title = f"{found.subject} on {found.images:,} test images of {patient.dataset}"
+    say(f"weights: {found.origin}")
+    shown = render_findings(found.findings, form, title=title)
+    if isinstance(shown, str):
+        result(shown)
+    else:
+        Console(highlight=False).print(shown)
+    return any(finding.verdict is Verdict.FAIL for finding in found.findings)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal which check is being made."""
+    from ismn_cli.core.checks import CHECKS
+
+    with people().status("loading") as status:
+        yield lambda code: status.update(f"{CHECKS[code].title}: {CHECKS[code].asks}")
+
+
+def _at_hand(data_dir: Path | None) -> str:
+    from ismn_cli.data.loading import dataset_at_hand
+
+    if dataset_at_hand(data_dir):
+        return "cifar10"
+    note("cifar10 is not on disk: using cifar10-mini, 1,000 of its test images. (--data-dir, --dataset)")
+    return "cifar10-mini"
+
+
+def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE; values as in YAML, so that 3, true and [1, 2] are what they look like."""
+    import yaml
+
+    from ismn_cli.core.errors import UsageError
+
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--model-arg takes KEY=VALUE, not '{pair}'.", "Write, for example: --model-arg depth=20")
+        try:
+            # YAML 1.1 takes 1e-3 for a text.
+            found[key] = float(text) if _POWER.fullmatch(text) else yaml.safe_load(text)
+        except yaml.YAMLError:
+            found[key] = text
+    return found
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    from ismn_cli.core.errors import UsageError
+
+    if text is None:
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} '{text}' is not a list of numbers.", f"Write {option} 0.5,0.5,0.5") from None
+
+
+def _share(text: str | None) -> float | None:
+    from ismn_cli.core.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--expected '{text}' is not a share.", "Write 0.92 or 92%.")
+    return value

@@ -1,0 +1,199 @@
+"""The plan of a matrix: every system, attack and image found and checked before any work is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ismn_cli.core.catalogue import ATTACKS, DATASETS, find
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.recipes import MatrixRecipe
+from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, ThreatModel
+from ismn_cli.core.store import Store
+from ismn_cli.stages.jobs import Job
+from ismn_cli.stages.resolve import Resolved, resolve
+from ismn_cli.stages.weights import on_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from ismn_cli.data.image_set import ImageSet
+
+AttacksAt = dict[Knowledge, tuple[AttackSpec, ...]]
+"""The attacks of each knowledge level."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A recipe with everything found and checked."""
+
+    recipe: MatrixRecipe
+    images: ImageSet
+    systems: tuple[Resolved, ...]
+    attacks: AttacksAt
+    sources: tuple[Resolved, ...]
+    """The attacker's own systems, for transfer."""
+    device: torch.device
+    left_out: tuple[str, ...] = ()
+    """Why each optional system that has no weights is missing."""
+
+    def clean_cell(self, system: Resolved) -> Cell:
+        """Return the cell of ``system`` without attack."""
+        return self._cell(system, Knowledge.CLEAN, None)
+
+    def jobs(self) -> list[Job]:
+        """Return what is to be crafted: each job's cells share their examples."""
+        jobs = []
+        for knowledge, attacks in self.attacks.items():
+            for attack in attacks:
+                groups: dict[str, list[tuple[Resolved, Cell]]] = {}
+                for system in self.systems:
+                    cell = self._cell(system, knowledge, attack)
+                    groups.setdefault(cell.examples_key(), []).append((system, cell))
+                jobs += [self._job(knowledge, attack, group) for group in groups.values()]
+        return jobs
+
+    def identity(self) -> str:
+        """Return the hash of what decides the results."""
+        content = self.recipe.model_dump(mode="json", exclude={"name", "summary", "weights"})
+        content["systems"] = [[s.base.weights, s.subject.key()] for s in (*self.systems, *self.sources)]
+        content["samples"] = self.images.samples().key()
+        content["attacks"] = [attack.key() for attacks in self.attacks.values() for attack in attacks]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _job(self, knowledge: Knowledge, attack: AttackSpec, cells: Sequence[tuple[Resolved, Cell]]) -> Job:
+        system, cell = cells[0]
+        before = self._before(knowledge, attack)
+        previous = self._cell(system, knowledge, before[-1]) if before else None
+        sources = self.sources if cell.sources else ()
+        survivors = self.recipe.survivors and not _shared(knowledge, attack)
+        return Job(cell.attack or attack, knowledge, tuple(cells), sources, survivors, previous)
+
+    def _before(self, knowledge: Knowledge, attack: AttackSpec) -> tuple[AttackSpec, ...]:
+        """Return the attacks whose broken samples ``attack`` leaves out, in the order in which they are run."""
+        if not self.recipe.survivors or _shared(knowledge, attack):
+            return ()
+        chain = [other for other in self.attacks[knowledge] if not _shared(knowledge, other)]
+        chain.sort(key=lambda other: other.threat.eps)  # stable: at one eps in the recipe's order
+        return tuple(chain[: chain.index(attack)])
+
+    def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:
+        randomised = system.pipeline.defence.randomised
+        averaged = randomised and knowledge in (Knowledge.WHITE, Knowledge.ADAPTIVE)
+        transferred = attack is not None and _is_transferred(knowledge, attack)
+        return Cell(
+            classifier=system.base,
+            defence=system.subject,
+            samples=self.images.samples(),
+            knowledge=knowledge,
+            attack=attack.model_copy(update={"eot": self.recipe.attack.eot}) if attack and averaged else attack,
+            seed=self.recipe.seed,
+            batch_size=self.recipe.batch_size,
+            sources=tuple(source.subject for source in self.sources) if transferred else (),
+            draws=self.recipe.draws if randomised else 1,
+            after=self._before(knowledge, attack) if attack else (),
+        )
+
+
+def _shared(knowledge: Knowledge, attack: AttackSpec) -> bool:
+    """Whether all defences share the examples: gray-box ones, and those transferred from other systems."""
+    return knowledge is Knowledge.GRAY or _is_transferred(knowledge, attack)
+
+
+def _is_transferred(knowledge: Knowledge, attack: AttackSpec) -> bool:
+    """Whether the examples are made on the attacker's own systems: a black box gives no gradient."""
+    return knowledge is Knowledge.BLACK and ATTACKS[attack.method].gradient
+
+
+def plan_matrix(
+    recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str, prefer_base: str | None = None
+) -> Matrix:
+    """Find and check all that a matrix needs. Raises UsageError before any work is done."""
+    from ismn_cli.data.loading import load_dataset
+    from ismn_cli.engine.device import pick_device
+
+    attacks = resolve_attacks(recipe)
+    chosen = pick_device(device)
+    dataset = find(DATASETS, "data set", recipe.dataset.name)
+    images = load_dataset(dataset.name, "test", data_dir, recipe.dataset.limit, recipe.seed)
+
+    def found(name: str, weights: str) -> Resolved:
+        system = resolve(name, weights, store, dataset, prefer_base)
+        on_device(system.pipeline, chosen)
+        return system
+
+    systems, left_out = _available(recipe, found)
+    sources = tuple(found(*_source(name, recipe.weights)) for name in _transferred(recipe))
+    return Matrix(recipe, images, systems, attacks, sources, chosen, left_out)
+
+
+def _available(
+    recipe: MatrixRecipe, found: Callable[[str, str], Resolved]
+) -> tuple[tuple[Resolved, ...], tuple[str, ...]]:
+    """Return the recipe's systems, and why each optional one that is missing is left out."""
+    systems, left_out = [], []
+    for name in dict.fromkeys(recipe.defence):
+        try:
+            systems.append(found(name, recipe.weights))
+        except UsageError as error:
+            if name not in recipe.optional:
+                raise
+            left_out.append(f"{name} is left out. {error.message} {error.hint}")
+    if not systems:
+        raise UsageError("None of the defences has weights.", left_out[0])
+    return tuple(systems), tuple(left_out)
+
+
+def _source(name: str, weights: str) -> tuple[str, str]:
+    """Read "name" or "name@RUN": a system, and where its weights come from."""
+    system, _, run = name.partition("@")
+    return system, run or weights
+
+
+def _transferred(recipe: MatrixRecipe) -> tuple[str, ...]:
+    """Return the systems that examples are transferred from; none where no attack needs any."""
+    methods = recipe.attack.methods(Knowledge.BLACK) if Knowledge.BLACK in recipe.knowledge else ()
+    return tuple(dict.fromkeys(recipe.transfer)) if any(ATTACKS[m].gradient for m in methods) else ()
+
+
+def resolve_attacks(recipe: MatrixRecipe) -> AttacksAt:
+    """Return each knowledge level's attacks at every size with all parameters pinned. Raises UsageError."""
+    from ismn_cli.attacks.adapter import make_attack
+    from ismn_cli.attacks.params import resolve_params
+
+    grid = recipe.attack
+    levels = [level for level in dict.fromkeys(recipe.knowledge) if level is not Knowledge.CLEAN]
+    _check_used(recipe, levels)
+    threats = [ThreatModel(norm=grid.norm, eps=eps) for eps in dict.fromkeys(grid.eps)]
+    attacks: AttacksAt = {}
+    for level in levels:
+        attacks[level] = tuple(
+            resolve_params(method, threat, grid.params.get(method, {}))
+            for method in grid.methods(level)
+            for threat in threats
+        )
+        for spec in attacks[level]:
+            make_attack(spec, DATASETS[recipe.dataset.name].classes)
+    return attacks
+
+
+def _check_used(recipe: MatrixRecipe, levels: Sequence[Knowledge]) -> None:
+    """Raise UsageError for what is given and would change nothing."""
+    grid = recipe.attack
+    methods = [method for level in levels for method in grid.methods(level)]
+    idle = sorted(set(grid.params) - set(methods))
+    if idle:
+        raise UsageError(
+            f"Parameters are given for '{idle[0]}', which is not among the attacks.",
+            f"The attacks are: {', '.join(dict.fromkeys(methods))}.",
+        )
+    idle_levels = [level for level in grid.method_at if level not in levels]
+    if idle_levels:
+        raise UsageError(
+            f"Attacks are given for level {idle_levels[0]}, which is not among the knowledge levels.",
+            f"The levels are: {', '.join(recipe.knowledge)}.",
+        )

@@ -1,0 +1,83 @@
+"""The self-test of attacks: each is tried on victims that are known to fall, before any defence is scored with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ismn_cli.core.catalogue import DATASETS
+from ismn_cli.core.environment import ismn_version
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.findings import Finding, Verdict
+from ismn_cli.core.specs import AttackSpec, Cell, Norm
+from ismn_cli.core.store import Store
+from ismn_cli.core.worst_case import attack_of
+
+if TYPE_CHECKING:
+    from ismn_cli.audit.self_test import Victim
+
+DATASET = "cifar10-mini"
+IMAGES = 50
+WEAK = "median"
+"""A control that is known to fall to an attacker who goes through it."""
+
+
+def self_tests(
+    store: Store, cells: Iterable[Cell], on_test: Callable[[str], None] = lambda _: None
+) -> list[Finding]:
+    """Return AT07 for each attack among ``cells``; a failure names its cells. Made once for a kind of attack.
+
+    ``on_test`` is told what is about to be tested.
+
+    The victims are the released classifier, bare and behind a median filter, whatever was attacked: what an attack
+    can do is not judged by the system that it is to judge.
+    """
+    kinds: dict[tuple[str, Norm], list[Cell]] = {}
+    for cell in cells:
+        if cell.attack is not None:
+            kinds.setdefault((cell.attack.method, cell.attack.threat.norm), []).append(cell)
+    return [_tested(store, group, on_test) for group in kinds.values()]
+
+
+def _tested(store: Store, group: Sequence[Cell], on_test: Callable[[str], None]) -> Finding:
+    """Test the attack at its smallest size: the self-test brings it to a size of its own."""
+    specs = map(attack_of, group)
+    spec = min(specs, key=lambda spec: spec.threat.eps).model_copy(update={"eot": 1})
+    key = hashlib.sha256(json.dumps(["self-test", ismn_version(), spec.key()]).encode()).hexdigest()
+    found = store.findings(key)
+    if found is None:
+        on_test(f"self-test of {spec.method}")
+        found = (_run(store, spec),)
+        store.put_findings(key, found)
+    (finding,) = found
+    keys = tuple(cell.key() for cell in group) if finding.verdict is Verdict.FAIL else ()
+    return finding.model_copy(update={"cells": keys})
+
+
+def _run(store: Store, spec: AttackSpec) -> Finding:
+    from ismn_cli.audit.self_test import self_test
+
+    try:
+        victims = _victims(store)
+    except UsageError as error:
+        says = f"There is no classifier at hand that is known to fall. {error.message}"
+        return Finding(code="AT07", verdict=Verdict.NOT_RUN, subject=spec.label(), says=says)
+    return self_test(spec, victims, DATASETS[DATASET].classes, spec.label())
+
+
+def _victims(store: Store) -> Mapping[str, Victim]:
+    """Return the victims by name. Raises UsageError where their weights are not at hand."""
+    from ismn_cli.audit.self_test import Victim
+    from ismn_cli.data.loading import load_dataset
+    from ismn_cli.stages.resolve import resolve
+
+    dataset = DATASETS[DATASET]
+    x, y = next(iter(load_dataset(DATASET, "test", None, IMAGES, 0).batches(IMAGES)))
+    bare, weak = (resolve(name, "released", store, dataset).pipeline for name in ("none", WEAK))
+    route = next(iter(weak.surrogates().values()))
+    return {
+        "an undefended classifier": Victim(bare, x, y),
+        "the same classifier behind a median filter": Victim(route, x, y, weak=True),
+    }
