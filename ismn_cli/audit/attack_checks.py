@@ -15,7 +15,7 @@ from ismn_cli.audit.effort_checks import Judge, converged, large_eps, transfer_f
 from ismn_cli.audit.path_checks import incomplete_optimisation, silent_success
 from ismn_cli.audit.rival_checks import gradient_free_wins, label_leaking, logit_scale, noise_wins
 from ismn_cli.audit.still import Still, fixed_randomness, varies
-from ismn_cli.core.findings import Finding
+from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.core.specs import AttackSpec
 
 __all__ = ["Budget", "Judge", "attack_findings"]
@@ -65,8 +65,8 @@ def attack_findings(
         case = replace(case, model=Still(model, seed), subject=f"{subject}, draws held still")
     checks: dict[str, Callable[[], Finding]] = {
         "AT02": lambda: silent_success(case),
-        "AT03": lambda: incomplete_optimisation(case),
-        "AT01": lambda: converged(case),
+        "AT01": lambda: effort,
+        "AT03": lambda: _with_hindsight(incomplete_optimisation(case), effort),
         "AT04": lambda: transfer_failure(case, judge),
         "AT05": lambda: unbounded_fails(case),
         "GM04": lambda: large_eps(case),
@@ -78,8 +78,20 @@ def attack_findings(
         "BT01": lambda: binarization(case, budget.binarization_samples, budget.inner_points),
     }
     why = _why_not(case)
+    effort = case.not_run("AT01", why) if why else converged(case)
     for code, check in checks.items():
         yield case.not_run(code, why) if why else check()
+
+
+def _with_hindsight(path: Finding, effort: Finding) -> Finding:
+    """Return AT03's finding, a warning at most where AT01 went on and found next to nothing more.
+
+    A loss that still rises is a sign that an attack was cut short. What twice the effort breaks is the proof.
+    """
+    if path.verdict is not Verdict.FAIL or effort.verdict not in (Verdict.PASS, Verdict.WARN):
+        return path
+    says = f"{path.says} Twice the effort breaks hardly more, though (AT01)."
+    return path.model_copy(update={"verdict": Verdict.WARN, "says": says, "cells": ()})
 
 
 def _why_not(case: Case) -> str:

@@ -181,8 +181,8 @@ def _finding(case: Case, tallies: dict[str, Tally], inner: int, asked: int) -> F
     evidence |= {"inner_points": inner}
     usable = {way: tally for way, tally in tallies.items() if tally.total}
     if not usable:
-        says = "No example could be planted and looked for: the features do not tell a point on the boundary from those "
-        says += "inside, or the attack crashes on two classes."
+        says = "No example could be planted: the features do not tell a point on the boundary from those inside, "
+        says += "or the attack crashes on two classes."
         return case.finding("BT01", Verdict.NOT_RUN, says, evidence)
     verdict = max((tally.verdict for tally in usable.values()), key=list(Verdict).index)
     says = " ".join(_told(way, tally) for way, tally in tallies.items())

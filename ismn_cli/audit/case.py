@@ -36,6 +36,8 @@ class Run:
     """bool [n]: what was attacked answers wrong, and its detector, if any, is silent."""
     wrong: Tensor
     """bool [n]: what was attacked answers wrong, whatever its detector says."""
+    refused: Tensor
+    """bool [n]: its detector does not let the image through."""
     failed: Tensor
     """bool [n]: the attack crashed, gave NaN or left the threat model."""
     distance: Tensor
@@ -156,11 +158,13 @@ def read(model: nn.Module, x: Tensor, seed: int) -> Reading:
 def _part(crafted: Crafted, reading: Reading, path: Watched) -> Run:
     wrong = succeeded(Reading(reading.logits), path.y) & ~crafted.failed
     fooled = succeeded(reading, path.y) & ~crafted.failed
+    refused = torch.zeros_like(fooled) if reading.margin is None else reading.margin >= 0
     distance = crafted.linf if path.threat.norm is Norm.LINF else crafted.l2
     return Run(
         images=crafted.adversarial,
         fooled=fooled.cpu(),
         wrong=wrong.cpu(),
+        refused=refused.cpu(),
         failed=crafted.failed.cpu(),
         distance=distance.cpu(),
         notes=crafted.notes,
@@ -170,12 +174,13 @@ def _part(crafted: Crafted, reading: Reading, path: Watched) -> Run:
 
 def _joined(parts: list[Run], like: Tensor) -> Run:
     if not parts:
-        nothing = torch.empty(0)
-        return Run(like[:0], nothing.bool(), nothing.bool(), nothing.bool(), nothing, (), ())
+        none = torch.empty(0, dtype=torch.bool)
+        return Run(like[:0], none, none, none, none, torch.empty(0), (), ())
     return Run(
         images=torch.cat([part.images for part in parts]),
         fooled=torch.cat([part.fooled for part in parts]),
         wrong=torch.cat([part.wrong for part in parts]),
+        refused=torch.cat([part.refused for part in parts]),
         failed=torch.cat([part.failed for part in parts]),
         distance=torch.cat([part.distance for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),

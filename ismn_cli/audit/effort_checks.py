@@ -43,7 +43,7 @@ def converged(case: Case) -> Finding:
         return case.finding("AT01", Verdict.PASS, "The attack broke every sample: more effort has nothing to find.")
     tries = list(_tries(case))
     if not tries:
-        return case.not_run("AT01", "The attack has neither steps nor restarts of which it could take twice as many.")
+        return case.not_run("AT01", "There are no steps or restarts of which the attack could take twice as many.")
     total = len(case.attacked)
     evidence: dict[str, JsonValue] = {each.what: each.found for each in tries}
     evidence["samples"] = total
@@ -109,7 +109,7 @@ def large_eps(case: Case) -> Finding:
     if why := _no_size(case):
         return case.not_run("GM04", why)
     grey = case.run(resized(case.spec, GREY))
-    half, one = _kept(grey), _kept(case.unbounded)
+    half, one = _answered_right(grey), _answered_right(case.unbounded)
     if bool(grey.failed.any()) or bool(case.unbounded.failed.any()):
         return case.not_run("GM04", _FAILED)
     total = len(case.x)
@@ -130,12 +130,15 @@ def unbounded_fails(case: Case) -> Finding:
     """AT05: does the attack succeed when every image is allowed?"""
     if why := _no_size(case):
         return case.not_run("AT05", why)
-    kept, total = _kept(case.unbounded), len(case.attacked)
-    if bool(case.unbounded.failed.any()):
+    run, total = case.unbounded, len(case.attacked)
+    if bool(run.failed.any()):
         return case.not_run("AT05", _FAILED)
-    evidence: dict[str, JsonValue] = {"kept": kept, "samples": total}
+    kept, refused = int((~run.fooled).sum()), int((run.wrong & run.refused).sum())
+    evidence: dict[str, JsonValue] = {"kept": kept, "refused": refused, "samples": total}
     if kept:
         says = f"Free to return any image at all, the attack still fails on {samples(kept)} of {total:,}."
+        if refused:
+            says += f" On {refused:,} of them the classifier was fooled, and the detector was not."
         return case.finding("AT05", Verdict.FAIL, says, evidence)
     says = f"Free to return any image, the attack succeeds on every sample ({total:,})."
     return case.finding("AT05", Verdict.PASS, says, evidence)
@@ -150,5 +153,6 @@ def _no_size(case: Case) -> str:
     return ""
 
 
-def _kept(run: Run) -> int:
-    return int((~(run.fooled | run.failed)).sum())
+def _answered_right(run: Run) -> int:
+    """Return on how many samples the attack leaves a right answer. A refusal is none."""
+    return int((~(run.wrong | run.refused | run.failed)).sum())

@@ -53,7 +53,7 @@ OWN: tuple[AttackEntry, ...] = (
         eps_parameter=None,
         minimum_norm=True,
         own=True,
-        expects=0.9,
+        expects=0.85,
     ),
     AttackEntry(
         "uniform-noise",

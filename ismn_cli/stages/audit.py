@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 IMAGES = 100
 """Images that systems and attacks are probed on, unless told otherwise."""
+FEWER = 5
+"""Of these images one in so many for attacks on systems that draw at random."""
+NOISE_DRAWS, SQUARE_QUERIES, PLANTED = 200, 300, 3
+"""Of the dearest checks (GM07, GM05, BT01), so that the released systems take minutes. Their findings state them."""
 @dataclass(frozen=True)
 class Probe:
     """A few checks that run something, kept in the store under ``key`` once they are done."""
@@ -120,6 +124,7 @@ class _Probed:
             "classifier": self.system.classifier.key(),
             "samples": self.system.images,
             "images": self.images,
+            "budget": [NOISE_DRAWS, SQUARE_QUERIES, PLANTED],
             **more,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -132,17 +137,30 @@ class _Probed:
 
     def attack(self, level: Knowledge, spec: AttackSpec) -> Iterator[Finding]:
         """Yield the checks of an attack: through what it was built on, the first of several routes."""
-        from ismn_cli.audit.attack_checks import attack_findings
+        from ismn_cli.audit.attack_checks import Budget, attack_findings
         from ismn_cli.threats.views import views
 
+        budget = Budget(noise_draws=NOISE_DRAWS, square_queries=SQUARE_QUERIES, binarization_samples=PLANTED)
         view = next(iter(views(self.resolved.pipeline, level, eot=spec.eot).values()))
         subject = f"{self.system.label}, {level.value} {spec.label()}"
         cells = tuple(r.cell.key() for r in self.system.at(level) if attack_of(r.cell).method == spec.method)
         classes, seed = len(self.matrix.images.classes), self.matrix.recipe.seed
-        yield from attack_findings(view, spec, *self._images(), classes, subject, seed, cells=cells)
+        randomised = self.resolved.pipeline.defence.randomised
+        judge = self._broken if level is Knowledge.ADAPTIVE else None
+        yield from attack_findings(
+            view, spec, *self._images(randomised), classes, subject, seed, budget=budget, judge=judge, cells=cells
+        )
 
-    def _images(self) -> tuple[Tensor, Tensor]:
-        x, y = next(iter(self.matrix.images.batches(self.images)))
+    def _broken(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return bool [n]: the whole system gives x [n, C, H, W] a wrong answer, and does not refuse."""
+        from ismn_cli.stages.jobs import verdict
+        from ismn_cli.threats.worst_case import BROKEN
+
+        return verdict(self.resolved.pipeline, self.matrix.recipe.seed, 1)(x, y) == BROKEN
+
+    def _images(self, few: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the images; ``few`` for systems whose every look is a mean over draws, and dear."""
+        x, y = next(iter(self.matrix.images.batches(-(-self.images // FEWER) if few else self.images)))
         return x.to(self.matrix.device), y.to(self.matrix.device)
 
 

@@ -33,13 +33,13 @@ def case(model: nn.Module, small: zoo.Small, method: str = "pgd", eps: float = z
 
 def test_logits_that_saturate_are_found() -> None:
     small = zoo.hardened()
-    found = logit_scale(case(zoo.Saturated(small.net), small, steps=20))
+    found = logit_scale(case(zoo.Saturated(small.net), small))
     assert found.verdict is Verdict.FAIL
     kept = found.evidence["kept"]
     assert isinstance(kept, dict)
     assert kept["ce"] > kept["scaled-ce"]  # type: ignore[operator]
     assert kept["scaled-ce"] == kept["margin"]
-    assert logit_scale(case(small.net, small, steps=20)).verdict is Verdict.PASS
+    assert logit_scale(case(small.net, small)).verdict is Verdict.PASS
 
 
 def test_saturated_logits_show_in_what_a_cross_entropy_attack_misses() -> None:
@@ -47,8 +47,22 @@ def test_saturated_logits_show_in_what_a_cross_entropy_attack_misses() -> None:
     blind = case(zoo.Saturated(small.net), small, "bim")
     assert unbounded_fails(blind).verdict is Verdict.FAIL
     assert large_eps(blind).verdict is Verdict.FAIL
-    assert gradient_free_wins(blind, 200).verdict is Verdict.FAIL
-    assert gradient_free_wins(blind, 200).cells == ("a",)
+    searched = gradient_free_wins(blind, 150)
+    assert searched.verdict is Verdict.FAIL and searched.cells == ("a",)
+
+
+# AT05 and GM04 behind a detector
+
+
+def test_a_refusal_is_no_success_of_an_attack_and_no_accuracy_either() -> None:
+    small = zoo.plain()
+    strict = Surrogate(small.net, lambda x: Reading(small.net(x), (x - 0.5).square().flatten(1).mean(1) - 0.002))
+    asked = case(strict, small)
+    free = unbounded_fails(asked)
+    assert free.verdict is Verdict.FAIL
+    assert free.evidence["refused"] == free.evidence["kept"] == len(asked.attacked)
+    assert "detector was not" in free.says
+    assert large_eps(asked).verdict is Verdict.PASS
 
 
 # AT06
@@ -179,8 +193,8 @@ def test_a_rival_that_crashes_has_not_lost() -> None:
     asked = case(OnceOnly(small.net, 12), small, steps=10)
     assert not asked.base.failed.any() and len(asked.left)
     asked.model.passes = 0  # type: ignore[assignment]
-    found = (large_eps(asked), unbounded_fails(asked), logit_scale(asked), label_leaking(asked), binarization(asked, 2, 50))
-    assert {finding.verdict for finding in found} == {Verdict.NOT_RUN}
+    checks = (large_eps, unbounded_fails, logit_scale, label_leaking, binarization)
+    assert {check(asked).verdict for check in checks} == {Verdict.NOT_RUN}
 
 
 def test_noise_and_silence_are_told_with_what_was_spent() -> None:
