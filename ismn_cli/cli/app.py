@@ -48,6 +48,7 @@ app = typer.Typer(
         "ismn attack --method pgd --eps 0.3",
         "ismn defend --defence ismn,magnet,ddsa",
         "ismn report --format markdown",
+        "ismn audit",
     ),
 )
 
@@ -78,7 +79,10 @@ for module in (train, attack, defend, report, run, audit, doctor, ceiling, claim
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0, 2 for what the user can put right, 130 for Ctrl-C."""
+    """Run the command line and exit.
+
+    0; 1 where a check or a bar failed; 2 for what the user can put right; 3 for no verdict; 130 for Ctrl-C.
+    """
     sys.exit(exit_code(sys.argv[1:]))
 
 

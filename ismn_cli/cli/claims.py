@@ -49,7 +49,7 @@ def claims(
     store: StoreDir = None,
 ) -> None:
     """Show the verdict table of a published table."""
-    from ismn_cli.cli.report import _deliver
+    from ismn_cli.cli.report import deliver
     from ismn_cli.core.claim_files import choose_readings, load_claims
     from ismn_cli.core.errors import UsageError, unknown_name
     from ismn_cli.reporting.claims_table import claims_report
@@ -68,7 +68,7 @@ def claims(
     else:
         setting = _setting(loaded, limit, weights, seed, data_dir)
         found = _tested(loaded, readings, setting, store, data_dir, device)
-    _deliver(claims_report(loaded, found), form, output)
+    deliver(claims_report(loaded, found), form, output)
 
 
 def _setting(

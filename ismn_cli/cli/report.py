@@ -60,7 +60,7 @@ def report(
     results = stored_results(place, runs)
     if not results:
         note("no results are stored yet. Make some: ismn run quickstart")
-    _deliver(_table(place, runs, results, two), form, output)
+    deliver(_table(place, runs, results, two), form, output)
 
 
 def _two(compare: str) -> tuple[str, str]:
@@ -94,7 +94,8 @@ def stored_results(store: Store, runs: list[Run]) -> list[CellResult]:
     return found
 
 
-def _deliver(table: Report, form: str, output: Path | None) -> None:
+def deliver(table: Report, form: str, output: Path | None) -> None:
+    """Write a report in a format of `ismn_cli.reporting.render.FORMATS` to a file, else to stdout."""
     from ismn_cli.core.storage import write_text
 
     text = _drawn(table) if form == "rich" and output else _text(table, form)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ismn_cli.core.catalogue import ATTACKS, DATASETS, SYSTEMS
 from ismn_cli.core.claims import AttackReading, Claims, Figures, Quoted, Reading, SetAside
 from ismn_cli.core.errors import UsageError, unknown_name
-from ismn_cli.core.recipe_files import _one_line, _parse
+from ismn_cli.core.recipe_files import parse_yaml, yaml_reason
 from ismn_cli.core.settings import nearest, problems, refusal
 from ismn_cli.core.specs import Frozen, Knowledge
 
@@ -91,9 +91,9 @@ def _packaged() -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = _parse(file.read_text(encoding="utf-8"))
+        content = parse_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"Cannot read claims '{file}': {_one_line(error)}.", "It should be YAML text.") from None
+        raise UsageError(f"Cannot read claims '{file}': {yaml_reason(error)}.", "It should be YAML text.") from None
     if not isinstance(content, dict):
         raise UsageError(f"Claims '{file}' are not a mapping of names to values.", _HINT)
     return content

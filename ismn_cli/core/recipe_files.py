@@ -102,10 +102,10 @@ def _packaged() -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = _parse(file.read_text(encoding="utf-8"))
+        content = parse_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(
-            f"Cannot read recipe '{file}': {_one_line(error)}.", "It should be YAML text."
+            f"Cannot read recipe '{file}': {yaml_reason(error)}.", "It should be YAML text."
         ) from None
     if not isinstance(content, dict):
         raise UsageError(
@@ -114,11 +114,13 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _parse(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
+    """Return what the YAML ``text`` says, read safely. Raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Loader)
 
 
-def _one_line(error: Exception) -> str:
+def yaml_reason(error: Exception) -> str:
+    """Return in one line what is wrong with a YAML text."""
     return " ".join(str(error).split())
 
 
@@ -131,9 +133,9 @@ def _override(mapping: dict[str, Any], override: str) -> str | None:
     if not text.strip():
         return f"'{override}': no value is given; write null for none"
     try:
-        value = _parse(text)
+        value = parse_yaml(text)
     except (yaml.YAMLError, RecursionError) as error:
-        return f"'{override}': {_one_line(error)}"
+        return f"'{override}': {yaml_reason(error)}"
     for depth, key in enumerate(keys[:-1]):
         inner = mapping.setdefault(key, {})
         if not isinstance(inner, dict):

@@ -128,6 +128,7 @@ LIGHT = (
     ["--version"],
     ["--help"],
     ["train", "--help"],
+    *([command, "--help"] for command in ("audit", "doctor", "ceiling", "claims", "gate")),
     ["list", "attacks"],
     ["list", "systems"],
     ["list", "runs"],
