@@ -14,7 +14,7 @@ from ismn_cli.cli.options import StoreDir, examples
 if TYPE_CHECKING:
     from ismn_cli.core.records import RunRecord
 
-HELP = "List systems, attacks, datasets, recipes or runs."
+HELP = "List systems, attacks, datasets, recipes, claims, checks or runs."
 EXAMPLES = examples("ismn list attacks", "ismn list runs --plain")
 Rows = Sequence[Sequence[str]]
 
@@ -33,7 +33,7 @@ class Listing:
 
 
 def show_list(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="systems, attacks, datasets, recipes or runs.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="systems, attacks, datasets, recipes, claims, checks or runs.")],
     plain: Annotated[bool, typer.Option("--plain", help="Tabs instead of a table, for other programs.")] = False,
     store: StoreDir = None,
 ) -> None:
@@ -83,6 +83,18 @@ def _recipes(_: StoreDir) -> Rows:
     return recipe_names()
 
 
+def _claims(_: StoreDir) -> Rows:
+    from ismn_cli.core.claim_files import claims_names
+
+    return claims_names()
+
+
+def _checks(_: StoreDir) -> Rows:
+    from ismn_cli.core.checks import CHECKS
+
+    return [(check.title, check.asks, check.flags, check.source) for check in CHECKS.values()]
+
+
 def _runs(store: StoreDir) -> Rows:
     from ismn_cli.core.store import Store
 
@@ -102,5 +114,7 @@ LISTINGS = {
     "attacks": Listing(("name", "norms", "gradients", "parameters", "what it is"), _attacks),
     "datasets": Listing(("name", "for training", "what it is"), _datasets),
     "recipes": Listing(("name", "what it is"), _recipes),
+    "claims": Listing(("name", "what it is"), _claims),
+    "checks": Listing(("check", "what it asks", "what it flags", "source"), _checks),
     "runs": Listing(("name", "kind", "status", "started (UTC)", "results"), _runs),
 }

@@ -131,6 +131,8 @@ LIGHT = (
     *([command, "--help"] for command in ("audit", "doctor", "ceiling", "claims", "gate")),
     ["list", "attacks"],
     ["list", "systems"],
+    ["list", "claims"],
+    ["list", "checks"],
     ["list", "runs"],
     ["report"],
 )
