@@ -33,7 +33,9 @@ class Listing:
 
 
 def show_list(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="systems, attacks, datasets, recipes, claims, checks or runs.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="systems, attacks, datasets, recipes, claims, checks or runs.")
+    ],
     plain: Annotated[bool, typer.Option("--plain", help="Tabs instead of a table, for other programs.")] = False,
     store: StoreDir = None,
 ) -> None:

@@ -155,12 +155,20 @@ def test_a_corrupt_cell_is_computed_again(ismn, store: Store) -> None:
     assert len(list((store.root / "corrupt").iterdir())) == 3
 
 
-@pytest.mark.parametrize("what", ["systems", "attacks", "datasets", "recipes", "runs"])
+NAMES = {
+    "systems": "ddsa",
+    "attacks": "rfgsm",
+    "datasets": "cifar10-mini",
+    "recipes": "quickstart",
+    "claims": "table3",
+    "checks": "GM03 zero-gradient",
+}
+
+
+@pytest.mark.parametrize("what", [*NAMES, "runs"])
 def test_lists_are_tables_or_plain_lines(ismn, what: str) -> None:
     run = _train(ismn, "--system", "classifier")
-    name = {"systems": "ddsa", "attacks": "rfgsm", "datasets": "cifar10-mini", "recipes": "quickstart", "runs": run}[
-        what
-    ]
+    name = NAMES.get(what, run)
     drawn, plain = ismn("list", what), ismn("list", what, "--plain")
     assert drawn.code == plain.code == 0 and name in drawn.out
     assert name in [line.split("\t")[0] for line in plain.out.splitlines()]
