@@ -128,7 +128,11 @@ def _cell(group: Group, named: bool) -> Text:
         return Text(group.brief(), style="dim")
     lines = [(f"{says}\n", "") for says in _said(group, named)]
     return Text.assemble(
-        *lines, ("What to do: ", "bold"), f"{group.check.remedy}\n", (f"Source: {group.check.source}.\n", "dim")
+        (f"{group.check.asks}\n", "italic"),
+        *lines,
+        ("What to do: ", "bold"),
+        f"{group.check.remedy}\n",
+        (f"Source: {group.check.source}.\n", "dim"),
     )
 
 
@@ -160,7 +164,7 @@ def _line(group: Group) -> str:
 
 
 def _section(group: Group, named: bool) -> str:
-    lines = [f"- {escape(says)}" for says in _said(group, named)]
+    lines = [escape(group.check.asks), "", *(f"- {escape(says)}" for says in _said(group, named))]
     lines.append(f"- **What to do:** {escape(group.check.remedy)}")
     lines.append(f"- Source: {escape(group.check.source)}")
     return "\n".join([f"#### {group.verdict.value.upper()} {escape(group.check.title)}", "", *lines])
