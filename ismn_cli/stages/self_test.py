@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ismn_cli.audit.self_test import Victim
 
 DATASET = "cifar10-mini"
-IMAGES = 50
+IMAGES = 30
 WEAK = "median"
 """A control that is known to fall to an attacker who goes through it."""
 
