@@ -63,8 +63,10 @@ class _Torchattack:
         if threat.eps == 0:
             # Nothing is allowed, and several attacks would divide by it.
             return x
-        # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
-        proposed: Tensor = self._build(_Plain(model), x.device)(x.contiguous(), y).detach()
+        if not x.is_contiguous():
+            # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
+            model, x = _Plain(model), x.contiguous()
+        proposed: Tensor = self._build(model, x.device)(x, y).detach()
         if self.entry.minimum_norm:
             return torch.where(allowed(proposed, x, threat)[:, None, None, None], proposed, x)
         return project(proposed, x, threat) if self.entry.eps_parameter is None else proposed
