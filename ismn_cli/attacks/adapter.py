@@ -63,10 +63,9 @@ class _Torchattack:
         if threat.eps == 0:
             # Nothing is allowed, and several attacks would divide by it.
             return x
-        if not x.is_contiguous():
-            # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
-            model, x = _Plain(model), x.contiguous()
-        proposed: Tensor = self._build(model, x.device)(x, y).detach()
+        # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
+        plain = _Plain(model, torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+        proposed: Tensor = self._build(plain, x.device)(x.contiguous(), y).detach()
         if self.entry.minimum_norm:
             return torch.where(allowed(proposed, x, threat)[:, None, None, None], proposed, x)
         return project(proposed, x, threat) if self.entry.eps_parameter is None else proposed
@@ -96,11 +95,11 @@ class _Torchattack:
 
 
 class _Plain(nn.Module):
-    """A model that is given images, and gives gradients, in plain memory, and works in channels-last itself."""
+    """A model that is given images, and gives gradients, in plain memory, and works in a format of its own."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, form: torch.memory_format) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.form = model, form
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ class _Plain(nn.Module):
         if x.requires_grad:
             x = x.view_as(x)
             x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.model(x.contiguous(memory_format=self.form))
         return logits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
@@ -130,6 +131,8 @@ def test_the_memory_format_of_the_images_does_not_matter(name: str, norm: Norm, 
     last = attack_with(name, norm, victim.net, x.to(memory_format=torch.channels_last), y, seed=7)
     assert not last.failed.any(), last.notes
     torch.testing.assert_close(last.adversarial, plain.adversarial)
+    net = copy.deepcopy(victim.net).to(memory_format=torch.channels_last)
+    assert not attack_with(name, norm, net, x, y, seed=7).failed.any()
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
