@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from ismn_cli.core.findings import Finding, Verdict
+from ismn_cli.core.paired import ALPHA
 from ismn_cli.core.rates import Rate
 from ismn_cli.core.records import Outcome
 
-ALPHA = 0.05
 _ATTACKED = (Outcome.SURVIVED, Outcome.DETECTED, Outcome.BROKEN)
 
 

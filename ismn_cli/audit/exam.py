@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ismn_cli.attacks.objectives import margin
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.engine.rng import isolated
@@ -42,12 +43,6 @@ def answered(logits: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return cross-entropy per sample, [N]."""
     return F.cross_entropy(logits, labels, reduction="none")
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how far the best other logit stands above the label's, [N]: negative while the label is answered."""
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own
 
 
 class TwoLogits(nn.Module):

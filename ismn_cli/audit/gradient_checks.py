@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ismn_cli.attacks.objectives import margin
 from ismn_cli.audit.compare import images
-from ismn_cli.audit.exam import Exam, cross_entropy, margin
+from ismn_cli.audit.exam import Exam, cross_entropy
 from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.engine.rng import isolated
 

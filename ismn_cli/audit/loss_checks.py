@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ismn_cli.audit.compare import ALPHA, Missed, images
-from ismn_cli.audit.exam import Exam, Loss, cross_entropy, margin
+from ismn_cli.attacks.objectives import margin
+from ismn_cli.audit.compare import Missed, images
+from ismn_cli.audit.exam import Exam, Loss, cross_entropy
 from ismn_cli.audit.gradient_checks import lead
 from ismn_cli.core.findings import Finding, Verdict
+from ismn_cli.core.paired import ALPHA
 from ismn_cli.engine.rng import isolated
 
 NEIGHBOURS, RADIUS = 100, 4 / 255

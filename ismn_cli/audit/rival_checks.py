@@ -8,9 +8,9 @@ from torch import Tensor
 from ismn_cli.attacks.adapter import make_attack
 from ismn_cli.audit.case import Case, Run, read
 from ismn_cli.audit.effort import STEPS, one_step, parameter, resolved
-from ismn_cli.audit.tolerance import ALPHA, graded, more_than, samples
+from ismn_cli.audit.tolerance import graded, more_than, samples
 from ismn_cli.core.findings import Finding, Verdict
-from ismn_cli.core.paired import Paired, paired
+from ismn_cli.core.paired import ALPHA, Paired, paired
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.craft import craft_batch
 from ismn_cli.engine.rng import derive

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.audit.answer_checks import guessing, mismatch
-from ismn_cli.audit.compare import ALPHA
 from ismn_cli.audit.exam import Exam, answered, batches
 from ismn_cli.core.findings import Finding, Verdict
-from ismn_cli.core.paired import Paired, paired
+from ismn_cli.core.paired import ALPHA, Paired, paired
 from ismn_cli.core.rates import Rate
 from ismn_cli.engine.normalised import Normalised
 

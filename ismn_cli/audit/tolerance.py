@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ismn_cli.core.findings import Verdict
-
-ALPHA = 0.05
+from ismn_cli.core.paired import ALPHA
 
 
 def more_than(hits: int, total: int, share: float) -> bool:

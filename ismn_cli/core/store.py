@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from ismn_cli.core.ceilings import Ceiling, ceiling_key
 from ismn_cli.core.errors import UsageError, unknown_name
@@ -26,6 +27,8 @@ from ismn_cli.core.runs import Run, open_run, read_run
 from ismn_cli.core.specs import Cell, Norm, Samples
 from ismn_cli.core.storage import move_aside, unreadable, write_text, writing
 
+Stored = TypeVar("Stored")
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,14 +58,8 @@ class Store:
     def cell(self, key: str) -> CellResult | None:
         """Return the result stored under ``key``; None where there is none that can be trusted."""
         path = self._cell_path(key)
-        try:
-            result = CellResult.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except ValidationError as error:
-            move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
+        result = self._read(path, CellResult.model_validate_json)
+        if result is None:
             return None
         problem = _column_problem(result)
         if result.cell.key() != key:
@@ -89,16 +86,8 @@ class Store:
     def ceiling(self, samples: Samples, norm: Norm, eps: float) -> Ceiling | None:
         """Return the ceiling of these images; None where there is none that can be trusted."""
         path = self._ceiling_path(ceiling_key(samples, norm, eps))
-        try:
-            found = Ceiling.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except ValidationError as error:
-            move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
-            return None
-        if found.place() != path.stem:
+        found = self._read(path, Ceiling.model_validate_json)
+        if found is not None and found.place() != path.stem:
             move_aside(self.root, path, "it holds the ceiling of other images or of another size")
             return None
         return found
@@ -115,16 +104,7 @@ class Store:
 
     def findings(self, key: str) -> tuple[Finding, ...] | None:
         """Return what a probe of an audit found; None where there is nothing that can be trusted."""
-        path = self._findings_path(key)
-        try:
-            return tuple(Finding.model_validate(each) for each in json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except (ValueError, TypeError):  # no JSON, no list, or findings of another form
-            move_aside(self.root, path, "it does not hold the findings of a probe")
-            return None
+        return self._read(self._findings_path(key), _FINDINGS.validate_json)
 
     def put_findings(self, key: str, findings: Iterable[Finding]) -> None:
         """Store what a probe found. Raises UsageError where it cannot be written."""
@@ -161,6 +141,18 @@ class Store:
         if name not in known:
             raise unknown_name("run", name, known)
         return known[name]
+
+    def _read(self, path: Path, parse: Callable[[bytes], Stored]) -> Stored | None:
+        """Return what ``parse`` makes of a file; None without one, or where it cannot: then it is moved aside."""
+        try:
+            return parse(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except ValidationError as error:
+            move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
+            return None
 
     def _ceiling_path(self, key: str) -> Path:
         return self.root / "ceilings" / f"{key}.json"

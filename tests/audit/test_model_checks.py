@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pyautoattack import checks as autoattack
 from torch import Tensor, nn
 
+from ismn_cli.attacks.objectives import margin
 from ismn_cli.audit.answer_checks import clean_accuracy, collapsed
 from ismn_cli.audit.behaviour_checks import gradient_inside, randomised
-from ismn_cli.audit.exam import Exam, margin, open_exam
+from ismn_cli.audit.exam import Exam, open_exam
 from ismn_cli.audit.loss_checks import RADIUS, unstable
 from ismn_cli.audit.model_checks import SYSTEM_CHECKS, model_findings, system_findings
 from ismn_cli.audit.scaling_checks import COLOURED, GREY, RANGES, Scaling
