@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ismn_cli.attacks.adapter import make_attack, resolve_params
+from ismn_cli.core.recipes import DataChoice
 from ismn_cli.core.specs import AttackSpec, ThreatModel, parse_eps
 from ismn_cli.data.image_set import ImageSet
 from ismn_cli.data.loading import load_dataset
@@ -179,7 +180,7 @@ def report(row: Row, count: int) -> None:
 def main() -> int:
     args = options()
     threat, net = ThreatModel(eps=args.eps), load_net(args.weights)
-    images = load_dataset("cifar10", "test", args.data_dir).take(slice(args.limit))
+    images = load_dataset(DataChoice(), "test", args.data_dir).take(slice(args.limit))
     custom = {"version": "custom", "attacks": args.autoattack}
     ensemble = {"version": args.autoattack} if args.autoattack in VERSIONS else custom
     rounds: list[tuple[AttackSpec, Direct]] = [

@@ -22,6 +22,8 @@ from ismn_cli.engine.craft import Proposed
 PREFIX = "autoattack: "
 _NORMS = {Norm.LINF: "Linf", Norm.L2: "L2"}
 _TARGETS = 9
+_PROBABLE = 1e-5
+"""How near to 1 the outputs of each image sum where the package takes them for probabilities."""
 _CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}
 _FINDINGS = {
     "randomized defense": "randomised: the same images get different answers, over which version=rand averages",
@@ -95,6 +97,9 @@ def _logits(model: nn.Module, least: int, x: Tensor) -> Tensor:
             f"The model answers {list(logits.shape)} for {len(x)} images of {least} classes.",
             "AutoAttack wants a logit for each class. Of one logit z make two: [0, z].",
         )
+    if logits.shape[1] == 2 and bool(((logits.sum(1) - 1).abs() > _PROBABLE).any()):
+        # At unit length, at which it looks for draws, [0, z] is all sign. In double precision no answer is lost.
+        return logits.double() + logits.abs().mean()
     return logits
 
 

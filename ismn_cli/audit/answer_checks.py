@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ismn_cli.audit.compare import images
+from ismn_cli.audit.compare import images, one_answer
 from ismn_cli.audit.exam import Exam, TwoLogits
 from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.core.paired import ALPHA, paired
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SHARE = 0.9
-"""Of the images that get one answer: collapsed."""
 FEW = 20
 """Images below which guessing cannot be told from knowing."""
 A_CLASS = 5
@@ -27,12 +25,12 @@ A_CLASS = 5
 
 
 def collapsed(exam: Exam) -> Finding:
-    """EV05: nine tenths of the images get one answer, where no class has so many of them."""
+    """EV05: nine tenths of the images get one answer, where no class has nearly so many of them; see `one_answer`."""
     predicted = exam.predicted[exam.finite]
     answer, count = _most(predicted)
     share, own = count / len(predicted), _most(exam.y)[1] / len(exam.y)
     figures = {"samples": len(predicted), "answer": answer, "count": count, "largest_class": round(own, 4)}
-    if share < SHARE or own >= SHARE:
+    if not one_answer(share, own):
         says = f"The most frequent answer is given to {share:.0%} of {images(len(predicted))}."
         return exam.finding("EV05", Verdict.PASS, says, **figures)
     says = (

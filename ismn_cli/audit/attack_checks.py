@@ -54,10 +54,12 @@ def attack_findings(
 
     ``model`` is what the attacker goes through: logits [n, K] for x float32 [N, C, H, W] in [0, 1], or a `Surrogate`.
     ``judge`` is the system, where that is another one; without it AT04 is not run. A model that draws at random is
-    held still (`Still`) for all checks but RN01. Nothing is yielded for a control, of which nothing is expected.
+    held still (`Still`) for all checks but RN01. Nothing is yielded for a control, of which nothing is expected, and
+    for a universal attack, whose effort on some of the images says nothing of the others.
     Raises UsageError for parameters that the attack does not know, and where memory runs out.
     """
-    if find_attack(spec.method).expects is None:
+    entry = find_attack(spec.method)
+    if entry.expects is None or entry.universal:
         return
     case = Case(model, resolved(spec), x, y, num_classes, subject, seed, cells)
     moving = case

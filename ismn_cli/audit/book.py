@@ -138,10 +138,11 @@ def size(norm: Norm, eps: float) -> str:
 
 
 def iterated(attack: AttackSpec) -> bool:
-    """Whether the attack follows gradients for several steps."""
+    """Whether the attack follows each image's gradients for several steps."""
     entry = ATTACKS.get(attack.method)
     steps = attack.params.get("steps", 1)
-    return entry is not None and entry.gradient and isinstance(steps, int) and steps > 1
+    many = isinstance(steps, int) and steps > 1
+    return entry is not None and entry.gradient and not entry.universal and many
 
 
 def single_step(attack: AttackSpec) -> bool:

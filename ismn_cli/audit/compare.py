@@ -122,6 +122,17 @@ def _told(rule: Rule, worst: Missed) -> str:
     )
 
 
+ONE_ANSWER = 0.9
+
+
+def one_answer(share: float, largest: float) -> bool:
+    """Whether a system that gives one answer to a ``share`` of images has collapsed; the largest class has ``largest``.
+
+    Besides, the other answers are less than half as many as the images of other classes: classes may be unequal.
+    """
+    return share >= ONE_ANSWER and 2 * (1 - share) < 1 - largest
+
+
 def images(count: int) -> str:
     """Return "1 image", "12 images"."""
     return f"{count:,} image{'' if count == 1 else 's'}"

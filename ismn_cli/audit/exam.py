@@ -134,7 +134,11 @@ class Exam:
     @cached_property
     def moved(self) -> Tensor:
         """Return how far the normalised logits of each image lie apart at most between passes, [n]; see `passes`."""
-        unit = self.passes / (self.passes.norm(dim=2, keepdim=True) + 1e-10)
+        length = self.passes.norm(dim=2, keepdim=True)
+        if length.isfinite().any() and self.passes.shape[2] == 2:
+            # By its own length [0, z] would be all sign: two logits are measured by the usual length.
+            length = length[length.isfinite()].mean()
+        unit = self.passes / (length + 1e-10)
         apart: Tensor = (unit[:, None] - unit).norm(dim=3)
         return apart.nan_to_num().amax((0, 1))
 
@@ -234,7 +238,7 @@ def open_exam(
         raw = _ask(model, x)
     readable = raw.ndim == 2 and len(raw) == len(x) and raw.shape[1] > 1 and raw.is_floating_point()
     answers = raw if readable else x.new_zeros(len(x), 0)
-    return Exam(model, x, y, subject, shape, answers, num_classes or shape[-1], seed, expected)
+    return Exam(model, x, y, subject, shape, answers, num_classes or raw.shape[-1], seed, expected)
 
 
 def _ask(model: nn.Module, x: Tensor) -> Tensor:

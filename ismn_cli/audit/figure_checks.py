@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from ismn_cli.audit.book import TOUCHING, Book, System, iterated, noise, size, where
-from ismn_cli.audit.compare import images
+from ismn_cli.audit.compare import images, one_answer
 from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.core.paired import Paired, paired
 from ismn_cli.core.rates import answered_right, robust_accuracy
@@ -18,7 +18,6 @@ from ismn_cli.core.worst_case import attack_of
 
 UNDEFENDED_AT_MOST = 0.05
 HELD_OUT_GAP = 0.20
-ONE_ANSWER = 0.9
 TRAINED_ON = ("fgsm", "pgd")
 
 
@@ -108,7 +107,7 @@ def collapsed(system: System) -> Finding:
     n = len(system.clean.ids)
     usual = Counter(system.clean.labels).most_common(1)[0][1]
     says = f"{count / n:.0%} of {n:,} images get one answer, class {answer}; the largest class holds {usual / n:.0%}."
-    bad = count >= ONE_ANSWER * n and usual < ONE_ANSWER * n
+    bad = one_answer(count / n, usual / n)
     figures: dict[str, JsonValue] = {"answer": answer, "images": count, "samples": n}
     return system.finding("EV05", Verdict.FAIL if bad else Verdict.PASS, says, figures)
 

@@ -188,7 +188,8 @@ def _gradient_worst(system: System, norm: Norm, eps: float) -> WorstCase | None:
 
 def _follows(cell: Cell, norm: Norm) -> bool:
     attack = attack_of(cell)
-    return attack.threat.norm is norm and attack.method in ATTACKS and ATTACKS[attack.method].gradient
+    entry = ATTACKS.get(attack.method)
+    return attack.threat.norm is norm and entry is not None and entry.gradient and not entry.universal
 
 
 def _threat(cell: Cell) -> tuple[Norm, float, Knowledge, object]:

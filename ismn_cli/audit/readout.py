@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import linear, pad, softplus
 
 from ismn_cli.attacks.evasion import look
 from ismn_cli.audit.still import Still
@@ -117,9 +117,11 @@ def _listen(model: nn.Module, x: Tensor) -> tuple[Reading, list[Call]]:
 
 
 def _answering(calls: list[Call], logits: Tensor) -> Call | None:
-    """Return the last call that gave the logits."""
+    """Return the last call that gave the logits, or the z of two logits [0, z]."""
     for call in reversed(calls):
-        features, output = call[1], call[2]
-        if features.ndim == 2 and output.shape == logits.shape and torch.equal(output.detach(), logits.detach()):
+        features, output = call[1], call[2].detach()
+        if output.shape == (len(logits), 1):
+            output = pad(output, (1, 0))
+        if features.ndim == 2 and output.shape == logits.shape and torch.equal(output, logits.detach()):
             return call
     return None

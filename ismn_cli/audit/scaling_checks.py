@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.audit.answer_checks import guessing, mismatch
-from ismn_cli.audit.exam import Exam, answered, batches
+from ismn_cli.audit.exam import Exam, TwoLogits, answered, batches
 from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.core.paired import ALPHA, Paired, paired
 from ismn_cli.core.rates import Rate
@@ -108,11 +108,26 @@ def _candidates(exam: Exam) -> list[Scaling]:
     """Return scalings of the raw model's pixels, not that which it was given with."""
     usual = (*(COLOURED if exam.x.shape[1] == 3 else GREY if exam.x.shape[1] == 1 else ()), *RANGES)
     undone = [scaling.undone() for scaling in usual if scaling.name != "0 to 255"]
-    if not isinstance(exam.model, Normalised):
+    declared = _declared(exam.model)
+    if declared is None:
         return [*usual, *undone]
-    given = (exam.model.mean.flatten().tolist(), exam.model.std.flatten().tolist())
+    given = (declared.mean.flatten().tolist(), declared.std.flatten().tolist())
     rest = [scaling for scaling in usual if not _same(scaling, given)]
     return [IDENTITY, *rest]
+
+
+def _declared(model: nn.Module) -> Normalised | None:
+    """Return the normalisation that the model was given with, also behind the wrapper of a single output."""
+    inner = model.model if isinstance(model, TwoLogits) else model
+    return inner if isinstance(inner, Normalised) else None
+
+
+def _raw(model: nn.Module) -> nn.Module:
+    """Return the model without the normalisation that it was given with."""
+    declared = _declared(model)
+    if declared is None:
+        return model
+    return TwoLogits(declared.model, model.probability) if isinstance(model, TwoLogits) else declared.model
 
 
 def _same(scaling: Scaling, given: tuple[list[float], list[float]]) -> bool:
@@ -121,8 +136,7 @@ def _same(scaling: Scaling, given: tuple[list[float], list[float]]) -> bool:
 
 
 def _trial(exam: Exam, scaling: Scaling, count: int) -> Trial:
-    raw = exam.model.model if isinstance(exam.model, Normalised) else exam.model
-    model = scaling.module(raw).to(exam.x.device)
+    model = scaling.module(_raw(exam.model)).to(exam.x.device)
     with torch.no_grad():
         answers = [answered(model(x)) for x in batches(exam.x[:count])]
     right: Tensor = torch.cat(answers) == exam.y[:count]

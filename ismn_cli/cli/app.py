@@ -10,10 +10,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ismn_cli.cli import attack, audit, ceiling, claims, defend, doctor, gate, listing, report, run, train
+from ismn_cli.cli import attack, audit, ceiling, claims, data, defend, doctor, gate, listing, report, run, train
 from ismn_cli.cli.console import listen, say, show_error
 from ismn_cli.cli.options import examples
 from ismn_cli.core.errors import UsageError
+from ismn_models.refusal import RefusalError
 
 USAGE = 2
 INTERRUPTED = 130
@@ -74,7 +75,7 @@ def _options(
     listen()
 
 
-for module in (train, attack, defend, report, run, audit, doctor, ceiling, claims, gate, listing):
+for module in (train, attack, defend, report, run, audit, doctor, ceiling, claims, gate, data, listing):
     module.register(app)
 
 
@@ -114,6 +115,8 @@ def as_usage_error(error: Exception) -> UsageError | None:
     """Return what to tell a person about ``error``; None if it is a fault of the program."""
     if isinstance(error, UsageError):
         return error
+    if isinstance(error, RefusalError):
+        return UsageError(error.message, error.hint)
     if isinstance(error, OSError):
         place = f" '{error.filename}'" if error.filename else ""
         return UsageError(

@@ -10,13 +10,16 @@ import typer
 
 from ismn_cli.cli.console import note, say, show
 from ismn_cli.cli.options import (
+    Attribute,
     DataDir,
     Defences,
     Device,
+    ImageSize,
     Limit,
     Seed,
     StoreDir,
     Weights,
+    choice,
     examples,
     given,
     listed,
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
     from ismn_cli.core.findings import Audit
     from ismn_cli.core.recipes import MatrixRecipe
     from ismn_cli.core.records import RunKind
+    from ismn_cli.core.store import Store
     from ismn_cli.stages.matrix import Finished
+    from ismn_cli.stages.steps import Steps
+    from ismn_cli.stages.train import Trained
 
 HELP = "Attack a classifier, or a defended system; store the examples and what became of each."
 EXAMPLES = examples(
@@ -90,6 +96,8 @@ def attack(
         typer.Option(metavar="NAME", help="Data set. (default: cifar10 if it is on disk, else cifar10-mini)"),
     ] = None,
     limit: Limit = None,
+    attribute: Attribute = None,
+    image_size: ImageSize = None,
     weights: Weights = None,
     seed: Seed = None,
     batch_size: Annotated[
@@ -106,7 +114,7 @@ def attack(
         defence=listed(defence),
         knowledge=listed([knowledge]) if knowledge else None,
         transfer=listed(transfer),
-        dataset=given({"name": dataset, "limit": limit}),
+        dataset=choice(dataset, limit, attribute, image_size),
         weights=weights,
         seed=seed,
         batch_size=batch_size,
@@ -187,7 +195,8 @@ def carry_out(
     from ismn_cli.stages.plan import plan_matrix
 
     place = Store.open(store)
-    matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base)
+    steps = _trained(recipe, place, data_dir, device)
+    matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base, steps)
     for system in matrix.systems:
         say(f"{system.subject.name}: {system.origin}")
     for reason in matrix.left_out:
@@ -200,6 +209,22 @@ def carry_out(
         note(f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again.")
     say_verdict(finished.audit)
     return finished
+
+
+def _trained(recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str | None) -> Steps:
+    """Carry out the recipe's own trainings with progress; say which run each is."""
+    from ismn_cli.stages.steps import NO_STEPS
+    from ismn_cli.stages.trainings import run_steps
+
+    if not recipe.training:
+        return NO_STEPS
+
+    def on_step(name: str, trained: Trained) -> None:
+        done = "was trained before" if trained.already else "trained"
+        say(f"{name}: {done}, run {trained.run.record.id}")
+
+    with Display() as display:
+        return run_steps(recipe, store, data_dir, device or "auto", display.training, on_step)
 
 
 def say_verdict(audit: Audit) -> None:

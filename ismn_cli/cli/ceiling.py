@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ismn_cli.cli.console import note, result, show
-from ismn_cli.cli.options import DataDir, Limit, Seed, StoreDir, examples, listed
+from ismn_cli.cli.options import (
+    Attribute,
+    DataDir,
+    ImageSize,
+    Limit,
+    Seed,
+    StoreDir,
+    data_choice,
+    examples,
+    listed,
+)
 from ismn_cli.cli.progress import Display
 
 if TYPE_CHECKING:
@@ -41,6 +51,8 @@ def ceiling(
         typer.Option(metavar="NAME", help="Data set. (default: cifar10 if it is on disk, else cifar10-mini)"),
     ] = None,
     limit: Limit = None,
+    attribute: Attribute = None,
+    image_size: ImageSize = None,
     seed: Seed = None,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, csv or json.")] = "rich",
     data_dir: DataDir = None,
@@ -55,13 +67,14 @@ def ceiling(
     if form not in FORMATS:
         raise unknown_name("report format", form, FORMATS)
     place = Store.open(store)
+    wanted = data_choice(dataset or _at_hand(data_dir), limit, attribute, image_size)
 
     from ismn_cli.data.loading import load_dataset
     from ismn_cli.reporting.ceiling_table import ceiling_report
     from ismn_cli.reporting.render import render_text
     from ismn_cli.stages.ceilings import ensure_ceilings
 
-    images = load_dataset(dataset or _at_hand(data_dir), "test", data_dir, limit, seed or 0)
+    images = load_dataset(wanted, "test", data_dir, seed or 0)
     with Display() as display:
         found = ensure_ceilings(place, images, bound, sizes, display.pairs)
     report = ceiling_report(list(found.values()))

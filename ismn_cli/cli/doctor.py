@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ismn_cli.cli.console import note, people, result, say
-from ismn_cli.cli.options import DataDir, Device, Seed, StoreDir, Weights, examples
+from ismn_cli.cli.options import (
+    Attribute,
+    DataDir,
+    Device,
+    ImageSize,
+    Seed,
+    StoreDir,
+    Weights,
+    data_choice,
+    examples,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +80,8 @@ def doctor(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", help="Use the first N images of a seeded, class-balanced order.")
     ] = 500,
+    attribute: Attribute = None,
+    image_size: ImageSize = None,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown or json.")] = "rich",
     weights: Weights = None,
     seed: Seed = None,
@@ -88,8 +100,7 @@ def doctor(
     asked = UserModel(model, _arguments(model_arg or ()), checkpoint, _numbers("--mean", mean), _numbers("--std", std))
     patient = Patient(
         asked,
-        dataset or _at_hand(data_dir),
-        limit,
+        data_choice(dataset or _at_hand(data_dir), limit, attribute, image_size),
         seed or 0,
         _share(expected),
         weights or "auto",
@@ -112,7 +123,7 @@ def _examined(patient: Patient, store: Path | None, form: str) -> bool:
     # What the user's code prints is no result.
     with _progress() as tell, redirect_stdout(sys.stderr):
         found = examine(patient, Store.open(store), tell)
-    title = f"{found.subject} on {found.images:,} test images of {patient.dataset}"
+    title = f"{found.subject} on {found.images:,} test images of {patient.dataset.name}"
     say(f"weights: {found.origin}")
     shown = render_findings(found.findings, form, title=title)
     if isinstance(shown, str):

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from ismn_cli.core.recipes import DataChoice
+
+Attribute = Annotated[
+    str | None,
+    typer.Option(
+        "--attribute", metavar="NAME", help="What is to be told of an image, for celeba. (default: Smiling)"
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", metavar="N", help="Pixels a side, for celeba, folder and npz. (default: 128 for celeba)"
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -34,7 +49,7 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         metavar="DIR",
-        help="Folder that holds cifar-10-batches-bin or -py. (default: ISMN_DATA_DIR, else a download)",
+        help="Folder that holds the data set. (default: ISMN_DATA_DIR, else a download where there is one)",
     ),
 ]
 StoreDir = Annotated[
@@ -53,6 +68,22 @@ Weights = Annotated[
         help="auto (newest finished training, else the released weights), released, or a run's id. (default: auto)",
     ),
 ]
+
+
+def choice(
+    name: str | None, limit: int | None = None, attribute: str | None = None, image_size: int | None = None
+) -> dict[str, Any]:
+    """Return what was given of a data set, as a recipe has it."""
+    return given({"name": name, "limit": limit, "attribute": attribute, "image_size": image_size})
+
+
+def data_choice(name: str | None, limit: int | None, attribute: str | None, image_size: int | None) -> DataChoice:
+    """Return the choice of images that the options describe. Raises UsageError."""
+    from ismn_cli.core.recipes import DataChoice
+    from ismn_cli.core.settings import build_model
+
+    chosen = choice(name, limit, attribute, image_size)
+    return build_model(DataChoice, chosen, "the choice of images", "Write, for example: --limit 100 --image-size 128")
 
 
 def examples(*lines: str) -> str:

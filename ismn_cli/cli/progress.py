@@ -45,6 +45,10 @@ class Display:
         score = ", ".join(f"{count} {name}" for name, count in sorted(progress.score.items()))
         self._bar.show(progress.stage, progress.label, progress.done, progress.total, score)
 
+    def measuring(self, label: str, done: int, total: int) -> None:
+        """Show whose memory is being found."""
+        self._bar.show("memory", label, done, total, "")
+
     def pairs(self, done: int, total: int) -> None:
         """Show how many pairs of images are compared."""
         self._bar.show("pairs", "comparing images", done, total, "")

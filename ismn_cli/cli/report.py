@@ -82,7 +82,9 @@ def _table(store: Store, runs: list[Run], results: list[CellResult], two: tuple[
     audits = [audit for run in runs if (audit := read_audit(run.folder))]
     unreliable = {key: codes for audit in audits for key, codes in audit.unreliable().items()}
     ceilings = store.ceilings_of(result.cell for result in results)
-    return comparison_report(results, ceilings=ceilings, unreliable=unreliable)
+    beside = {name for run in runs if (name := run.record.recipe.get("stand_in_for"))}
+    stand_in = str(beside.pop()) if len(beside) == 1 else None
+    return comparison_report(results, ceilings=ceilings, unreliable=unreliable, stand_in_for=stand_in)
 
 
 def stored_results(store: Store, runs: list[Run]) -> list[CellResult]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ismn_cli.cli import attack, train
-from ismn_cli.cli.console import say, show
+from ismn_cli.cli.console import note, result, say, show, table
 from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, StoreDir, examples
+from ismn_cli.cli.progress import Display
+
+if TYPE_CHECKING:
+    from ismn_cli.core.recipes import Recipe
 
 HELP = "Carry out a recipe: one that comes with ismn, or a YAML file. What is stored is not computed again."
 EXAMPLES = examples(
     "ismn run quickstart",
     "ismn run table3-cifar10 attack.eps=8/255 --limit 1000",
     "ismn run ./mine.yaml --data-dir ~/data --device cuda",
+    "ismn run matrix-cifar10 --plan",
 )
 
 
@@ -30,6 +36,9 @@ def run(
     device: Device = None,
     data_dir: DataDir = None,
     store: StoreDir = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Do nothing: print what would be done, and the memory that it takes.")
+    ] = False,
 ) -> None:
     """Carry out a recipe."""
     from ismn_cli.core.recipe_files import load_recipe
@@ -37,6 +46,9 @@ def run(
 
     changes = [*(overrides or ()), *([f"dataset.limit={limit}"] if limit is not None else [])]
     loaded = load_recipe(recipe, changes)
+    if plan:
+        show_plan(loaded, data_dir, device, store)
+        return
     if isinstance(loaded, TrainRecipe):
         train.carry_out(loaded, data_dir, device, store, fresh=False)
         return
@@ -45,6 +57,23 @@ def run(
     from ismn_cli.reporting.comparison_table import comparison_report
 
     unreliable = finished.audit.unreliable()
-    show(comparison_report(finished.results, ceilings=finished.ceilings, unreliable=unreliable))
+    beside = loaded.stand_in_for
+    show(comparison_report(finished.results, ceilings=finished.ceilings, unreliable=unreliable, stand_in_for=beside))
     say(f"run:    {finished.run.folder}")
     say(f"report: {finished.run.folder / 'report.csv'}")
+
+
+def show_plan(recipe: Recipe, data_dir: Path | None, device: str | None, store: Path | None) -> None:
+    """Print what a recipe would do."""
+    from ismn_cli.core.store import Store
+    from ismn_cli.reporting.outlook_table import outlook_headline, outlook_lines, outlook_sheets
+    from ismn_cli.stages.outlook import outlook
+
+    place = Store.open(store)
+    with Display() as display:
+        found = outlook(recipe, place, data_dir, device or "auto", display.measuring)
+    result(outlook_headline(found))
+    for sheet in outlook_sheets(found):
+        table(sheet.title, sheet.head, sheet.rows)
+    for line in outlook_lines(found):
+        note(line)

@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ismn_cli.cli.console import note, say
-from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, Seed, StoreDir, examples, given
+from ismn_cli.cli.options import (
+    Attribute,
+    DataDir,
+    Device,
+    ImageSize,
+    Limit,
+    Overrides,
+    Seed,
+    StoreDir,
+    choice,
+    examples,
+    given,
+)
 from ismn_cli.cli.progress import Display
+from ismn_cli.core.balance import uneven
 
 if TYPE_CHECKING:
     from ismn_cli.core.recipes import TrainRecipe
@@ -47,6 +60,8 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of every stage.")] = None,
     limit: Limit = None,
+    attribute: Attribute = None,
+    image_size: ImageSize = None,
     seed: Seed = None,
     device: Device = None,
     precision: Annotated[
@@ -65,7 +80,7 @@ def train(
         epochs=epochs,
         seed=seed,
         precision=precision,
-        dataset=given({"name": dataset, "limit": limit}) or None,
+        dataset=choice(dataset, limit, attribute, image_size) or None,
     )
     carry_out(recipe, data_dir, device, store, fresh)
 
@@ -106,6 +121,9 @@ def _tell(record: RunRecord, folder: Path) -> None:
         flagged = test.get("false-positive rate")
         alarm = "" if flagged is None else f", {flagged:.1%} of them flagged"
         say(f"clean accuracy: {fraction}{alarm}")
+    if "classes" in test and uneven(int(test["classes"]), test["majority-class rate"]):
+        most = f"always answering the most frequent class gives a clean accuracy of {test['majority-class rate']:.1%}"
+        say(f"balanced accuracy: {test['balanced accuracy']:.1%} over {test['classes']:.0f} classes; {most}")
     for remark in record.notes:
         note(remark)
     say(f"run:     {record.id}")

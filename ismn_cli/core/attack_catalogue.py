@@ -169,7 +169,6 @@ _ENTRIES = (
         BOTH,
         "APGD towards every other class in turn (Croce 2020)",
         _ADAPTIVE,
-        min_classes=4,
         expects=0.9,
     ),
     AttackEntry(

@@ -37,10 +37,12 @@ class AttackEntry:
     minimum_norm: bool = False
     """It looks for the smallest perturbation that breaks a sample. One larger than the threat's eps is no
     break under that threat, and no violation either: the clean image stands in for it."""
+    universal: bool = False
+    """It makes one perturbation for all images that are attacked together: nothing that is expected of an attack on
+    each image by itself holds for it."""
     margin_from_zero: bool = False
     """Its margin loss masks a class by multiplying its logit with 0, which is right only for logits above 0:
     they are shifted up for it."""
-    min_classes: int = 2
     channels: int | None = None
     """The number of image channels it is written for, if only one."""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

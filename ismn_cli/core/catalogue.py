@@ -37,7 +37,7 @@ class SystemEntry:
     config: str | None
     """Frozen dataclass of settings, free of torch."""
     build: str
-    """``build(config, num_classes, channels, base=None) -> Pipeline``"""
+    """``build(config, shape, base=None) -> Pipeline``"""
     stages: str | None
     """``stages(pipeline, config) -> list[Stage]``; None where there is nothing to train."""
     trained_as: str | None
@@ -53,12 +53,14 @@ class DatasetEntry:
     name: str
     summary: str
     load: str
-    """``load(split, data_dir) -> ImageSet``"""
-    classes: int
-    channels: int
-    size: int
-    """Pixels a side."""
+    """``load(split, data_dir, **options) -> ImageSet``"""
     trainable: bool
+    options: tuple[str, ...] = ()
+    """Which of `DataChoice.options` it takes."""
+    source: str | None = None
+    """``source(data_dir, **options) -> Source``, where the images are files of their own."""
+    origins: str | None = None
+    """``origins() -> list[str]``: where the files are to be had by hand."""
 
 
 def _by_name(*entries: SystemEntry) -> dict[str, SystemEntry]:
@@ -136,6 +138,7 @@ SYSTEMS: dict[str, SystemEntry] = _by_name(
         room="magnet.diverse",
     ),
     _trained("ddsa", "deep denoising sparse auto-encoder (after Bakhti et al. 2019)", "reform", "DdsaConfig"),
+    _trained("prn", "perturbation rectifying network with a detector (Akhtar et al. 2018)", "route", "PrnConfig"),
     _trained(
         "at",
         "Table 1's classifier, adversarially trained (Madry et al. 2018)",
@@ -144,15 +147,31 @@ SYSTEMS: dict[str, SystemEntry] = _by_name(
         room="adversarial",
     ),
     _trained(
+        "trades",
+        "Table 1's classifier, trained by TRADES (Zhang et al. 2019)",
+        "none",
+        "TradesConfig",
+        room="adversarial.trades",
+    ),
+    _trained("hgd", "HGD: U-net denoiser guided by the classifier's logits (Liao et al. 2018)", "reform", "HgdConfig"),
+    _trained(
         "distillation",
         "Table 1's classifier by defensive distillation (Papernot et al. 2016)",
         "none",
         "DistillationConfig",
     ),
+    _trained(
+        "lad",
+        "latent adversarial defence (Zhou et al. 2019); Table 4's with classifier_config.arch=celebanet",
+        "none",
+        "LadConfig",
+    ),
     _ablation("ismn-no-mapping", "ISMN's target classifier alone, no regeneration", "none", "no_mapping"),
     _ablation("ismn-no-target", "ISMN's mapping network before the base classifier", "route", "no_target"),
     _ablation("ismn-no-detector", "ISMN with every input regenerated", "route", "no_detector"),
-    _ablation("ismn-no-loop", "ISMN with suspicious inputs regenerated once", "route", "no_loop"),
+    _ablation(
+        "ismn-no-loop", "ISMN, suspicious inputs regenerated once: Sun et al. 2020's rule", "route", "no_loop"
+    ),
     _control("jpeg", "control: JPEG compression", "JpegConfig", "build_jpeg"),
     _control("median", "control: median filter", "MedianConfig", "build_median"),
     _control(
@@ -170,19 +189,43 @@ DATASETS: dict[str, DatasetEntry] = {
         "cifar10",
         "CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images",
         "ismn_cli.data.cifar10:load",
-        classes=10,
-        channels=3,
-        size=32,
         trainable=True,
     ),
     "cifar10-mini": DatasetEntry(
         "cifar10-mini",
         "1,000 test images of CIFAR-10, shipped with ismn; for evaluation only",
         "ismn_cli.data.mini:load",
-        classes=10,
-        channels=3,
-        size=32,
         trainable=False,
+    ),
+    "mnist": DatasetEntry(
+        "mnist",
+        "MNIST: 55,000 training, 5,000 validation and 10,000 test images",
+        "ismn_cli.data.mnist:load",
+        trainable=True,
+    ),
+    "celeba": DatasetEntry(
+        "celeba",
+        "CelebA or CelebA-HQ, one attribute: 17,999 training, 2,000 validation and 2,000 test images (--data-dir DIR)",
+        "ismn_cli.data.celeba:load",
+        trainable=True,
+        options=("attribute", "image_size"),
+        source="ismn_cli.data.celeba:source",
+        origins="ismn_cli.data.celeba:origins",
+    ),
+    "folder": DatasetEntry(
+        "folder",
+        "images of your own, a folder for each class (--data-dir DIR)",
+        "ismn_cli.data.folder:load",
+        trainable=True,
+        options=("image_size",),
+        source="ismn_cli.data.folder:source",
+    ),
+    "npz": DatasetEntry(
+        "npz",
+        "images of your own, as arrays in .npz files (--data-dir FILE or DIR)",
+        "ismn_cli.data.npz:load",
+        trainable=True,
+        options=("image_size",),
     ),
 }
 

@@ -57,7 +57,8 @@ _EVALUATION = (
         "EV05",
         "collapsed",
         "Does the system give different answers to different images?",
-        "nine tenths of the clean images get one answer, where no class has so many of them",
+        "nine tenths of the clean images get one answer, and the others less than half as many as there are images of "
+        "other classes",
         "A constant cannot be attacked: train again, and look at clean accuracy first.",
         CARLINI,
     ),

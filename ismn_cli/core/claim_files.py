@@ -156,7 +156,7 @@ def _references(claims: Claims) -> Iterator[str]:
     quoted = claims.quoted
     if quoted is not None and quoted.reading not in labels:
         yield f"quoted.reading: there is no reading '{quoted.reading}'; {nearest(quoted.reading, sorted(labels))}"
-    elif quoted is not None and quoted.attack not in labels[quoted.reading]:
+    elif quoted is not None and quoted.attack is not None and quoted.attack not in labels[quoted.reading]:
         mine = labels[quoted.reading]
         yield f"quoted.attack: {quoted.reading} has no attack '{quoted.attack}'; {nearest(quoted.attack, mine)}"
 

@@ -118,7 +118,8 @@ class Quoted(Frozen):
     """The reading under which reports set a figure beside what was measured."""
 
     reading: str
-    attack: str
+    attack: str | None = None
+    """The attack that figures are quoted for which name none; None: each figure names its own."""
     words: str
     """The reading, for a caption."""
 
@@ -164,7 +165,11 @@ class Claims(Frozen):
             for level, figure in row.figures.items():
                 yield Claim(row.system, row.printed, row.attack, level, figure)
 
-    def quoted_reading(self, quoted: Quoted) -> tuple[Reading, AttackReading]:
-        """Return the reading and the attack that ``quoted`` names. Raises KeyError where there is none."""
+    def quoted_reading(self, quoted: Quoted) -> tuple[Reading, dict[str, str]]:
+        """Return the reading that ``quoted`` names, and method -> label of the attacks that it is quoted for.
+
+        Raises KeyError where there is no such reading.
+        """
         reading = {reading.name: reading for reading in self.readings}[quoted.reading]
-        return reading, {attack.label: attack for attack in reading.attacks}[quoted.attack]
+        wanted = (attack for attack in reading.attacks if quoted.attack in (None, attack.label))
+        return reading, {attack.method: attack.label for attack in wanted}

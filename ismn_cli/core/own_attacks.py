@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ismn_cli.core.attack_entry import BOTH, L2, LINF, AttackEntry
 
 OWN: tuple[AttackEntry, ...] = (
@@ -54,6 +56,18 @@ OWN: tuple[AttackEntry, ...] = (
         minimum_norm=True,
         own=True,
         expects=0.85,
+    ),
+    AttackEntry(
+        "uap",
+        "ismn_cli.attacks.universal:Universal",
+        BOTH,
+        "universal: one perturbation for all images of a batch (Moosavi-Dezfooli 2017; Shafahi 2018)",
+        {"steps": 50, "alpha": "eps/5", "softness": 0.1},
+        eps_parameter=None,
+        universal=True,
+        limits={"softness": (1e-3, math.inf)},
+        own=True,
+        expects=0.4,
     ),
     AttackEntry(
         "uniform-noise",

@@ -57,12 +57,12 @@ UNDEFINED = Rate(0, 0)
 
 def clean_accuracy(result: CellResult) -> Rate:
     """Return the share answered right without attack; a refusal is no answer."""
-    return _share(_right_clean(result))
+    return _share(right_clean(result))
 
 
 def answered_right(result: CellResult) -> list[bool]:
     """Return for each sample whether it is answered right, under attack if there is one; a refusal is no answer."""
-    return _right_clean(result) if result.attacked is None else _right_attacked(result)
+    return right_clean(result) if result.attacked is None else _right_attacked(result)
 
 
 def strict_accuracy(result: CellResult) -> Rate:
@@ -157,7 +157,8 @@ def outcome_counts(result: Judged) -> dict[Outcome, int]:
     return {outcome: counts[outcome] for outcome in Outcome}
 
 
-def _right_clean(result: CellResult) -> list[bool]:
+def right_clean(result: CellResult) -> list[bool]:
+    """Return for each sample whether it is answered right without attack; a refusal is no answer."""
     columns = zip(result.clean.predicted, result.clean.rejected, result.labels, strict=True)
     return [predicted == label and not refused for predicted, refused, label in columns]
 

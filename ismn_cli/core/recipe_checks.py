@@ -30,6 +30,7 @@ def _of_matrix(mapping: Mapping[str, Any]) -> list[str]:
         *(problem for level in _names(mapping, "attack.method_at") for problem in _of_level(mapping, level)),
         *_unknown(mapping, "attack.params", "attack", ATTACKS),
         *_unknown_sources(mapping),
+        *(problem for name in _names(mapping, "training") for problem in _of_step(mapping, name)),
     ]
 
 
@@ -44,16 +45,31 @@ def _unknown_sources(mapping: Mapping[str, Any]) -> list[str]:
     return _unknown({"transfer": systems}, "transfer", "system", SYSTEMS)
 
 
+def _of_step(mapping: Mapping[str, Any], name: str) -> list[str]:
+    """Return what is wrong with one training of a matrix, which is trained on the images of the matrix."""
+    step = _at(mapping, f"training.{name}")
+    if not isinstance(step, Mapping):
+        return []
+    return [f"training.{name}.{problem}" for problem in _of_training({**step, "dataset": mapping.get("dataset", {})})]
+
+
 def _of_training(mapping: Mapping[str, Any]) -> list[str]:
     found = _unknown(mapping, "system", "system to train", TRAINABLE)
     for name in _names(mapping, "dataset.name"):
         if name in DATASETS and not DATASETS[name].trainable:
             found.append(f"dataset.name: '{name}' is for evaluation only; train on cifar10")
-    system, config = mapping.get("system", "ismn"), mapping.get("config", {})
-    reference = TRAINABLE[system].config if isinstance(system, str) and system in TRAINABLE else None
+    system = mapping.get("system", "ismn")
+    configs = {"classifier_config": SYSTEMS["none"].config}
+    if isinstance(system, str) and system in TRAINABLE:
+        configs["config"] = TRAINABLE[system].config
+    return found + [line for place, reference in configs.items() for line in _of_config(mapping, place, reference)]
+
+
+def _of_config(mapping: Mapping[str, Any], place: str, reference: str | None) -> list[str]:
+    config = mapping.get(place, {})
     if reference is None or not isinstance(config, Mapping):
-        return found
-    return found + [f"config.{problem}" for problem in settings_problems(load(reference), config)]
+        return []
+    return [f"{place}.{problem}" for problem in settings_problems(load(reference), config)]
 
 
 def _unknown(mapping: Mapping[str, Any], place: str, kind: str, table: Iterable[str]) -> list[str]:

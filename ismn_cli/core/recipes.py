@@ -22,6 +22,15 @@ class DataChoice(Frozen):
 
     name: str = "cifar10"
     limit: Annotated[int, Field(ge=1)] | None = None
+    attribute: str | None = None
+    """What is to be told, where a data set's images have several labels: CelebA's, "Smiling" unless given."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Pixels a side, where a data set's images can be had at several sizes; its own default unless given."""
+
+    def options(self) -> dict[str, str | int]:
+        """Return what is chosen of the data set, apart from a number of images."""
+        given = {"attribute": self.attribute, "image_size": self.image_size}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class AttackGrid(Frozen):
@@ -39,6 +48,19 @@ class AttackGrid(Frozen):
     def methods(self, knowledge: Knowledge) -> tuple[str, ...]:
         """Return the methods of an attacker who knows this much, none twice."""
         return tuple(dict.fromkeys(self.method_at.get(knowledge, self.method)))
+
+
+class TrainingStep(Frozen):
+    """A training that a matrix needs first, on the training images of its data set. See `TrainRecipe`."""
+
+    system: str
+    classifier: str = "auto"
+    """As in `TrainRecipe`, or the name of an earlier step: its base classifier."""
+    classifier_config: dict[str, JsonValue] = {}
+    config: dict[str, JsonValue] = {}
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Training images; as many as the matrix's own limit unless given."""
 
 
 class MatrixRecipe(Frozen):
@@ -63,7 +85,13 @@ class MatrixRecipe(Frozen):
     draws: Annotated[int, Field(ge=1)] = 10
     """How often a system that draws at random is asked: the mean, the worst and the majority are reported."""
     weights: str = "auto"
-    """"auto": each system's newest finished training, else the released weights; "released"; or a run's id."""
+    """"auto": each system's newest finished training, else the released weights; "released"; or a run's id. Systems
+    that ``training`` trains are taken from there."""
+    training: dict[str, TrainingStep] = {}
+    """Trainings by name, in their order; what is trained already is not trained again. Each defence is the one of the
+    first step that trains it; an undefended one, or one without weights, stands on the first step's base."""
+    stand_in_for: str | None = None
+    """The data set of a paper whose figures are set beside these, though the images are others."""
     seed: int = 0
     batch_size: Annotated[int, Field(ge=1)] = 32
 
@@ -79,6 +107,8 @@ class TrainRecipe(Frozen):
     classifier: str = "auto"
     """Base classifier: "fresh" (train it first), "released", a run's id; "auto": fresh for classifier and ismn,
     for the others the newest finished training's, else the released one."""
+    classifier_config: dict[str, JsonValue] = {}
+    """Settings of the base classifier, where it is trained first."""
     config: dict[str, JsonValue] = {}
     """The system's own settings; its config class checks them."""
     epochs: Annotated[int, Field(ge=1)] | None = None

@@ -84,6 +84,11 @@ class Run:
                 left.unlink(missing_ok=True)
 
 
+def run_id_of(name: str, identity: str) -> str:
+    """Return the id of the run called ``name`` with this identity."""
+    return f"{name}-{identity[:8]}"
+
+
 def open_run(
     root: Path,
     kind: RunKind,
@@ -95,7 +100,7 @@ def open_run(
     """Return the run of the store at ``root`` with this identity; see `Store.start_run`."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"'{name}' cannot name a run.", "Use letters, digits, '.', '_' and '-'.")
-    run_id = f"{name}-{identity[:8]}"
+    run_id = run_id_of(name, identity)
     folder = root / "runs" / run_id
     run = read_run(root, folder, aside=True)
     if run is not None:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from ismn_cli.core.errors import UsageError
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
@@ -30,6 +31,14 @@ def build_settings(cls: type[T], values: Mapping[str, JsonValue], where: str) ->
         return _adapter(cls).validate_python((dict(values),))[0]
     except ValidationError as error:
         raise refusal(where, problems(error, cls, skip=1)) from None
+
+
+def build_model(cls: type[M], values: Mapping[str, JsonValue], where: str, hint: str) -> M:
+    """Return ``cls(**values)``, a pydantic model. Raises UsageError listing all that is wrong."""
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        raise refusal(where, problems(error, cls), hint) from None
 
 
 def settings_problems(cls: type, values: Mapping[str, JsonValue]) -> list[str]:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import math
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+
+from ismn_models.shape import Shape
 
 
 class Frozen(BaseModel):
@@ -96,6 +98,14 @@ class Subject(Frozen):
 
     name: str
     weights: str = ""
+
+
+class DataKind(NamedTuple):
+    """What a system has to be trained on to be of use for some images."""
+
+    dataset: str
+    """Name of the data set, with what was chosen of it: "cifar10", "celeba/Smiling@128"."""
+    shape: Shape
 
 
 class Samples(Frozen):

@@ -12,6 +12,7 @@ import torch
 from ismn_cli.core.errors import unknown_name
 from ismn_cli.data import cifar10_files as files
 from ismn_cli.data.image_set import ImageSet, content_hash
+from ismn_cli.data.places import home_data
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -58,9 +59,9 @@ def load(split: str, data_dir: Path | None = None) -> ImageSet:
 def _downloaded(part: _Split, data_dir: Path | None) -> files.Copy:
     from ismn_cli.data import download  # noqa: PLC0415 - torchvision takes seconds to import
 
-    files.log.info("CIFAR-10 is not on this machine: downloading 163 MB to %s.", files.home_data())
+    files.log.info("CIFAR-10 is not on this machine: downloading 163 MB to %s.", home_data())
     try:
-        download.download(files.home_data())
+        download.download(home_data())
     except download.DownloadError as error:
         raise files.not_found(str(error), data_dir) from None
     copy = files.find_copy(part.batches, data_dir)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.data.places import first_time, home_data, roots
 from ismn_cli.data.restricted_pickle import read_batch
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,6 @@ def _read_py(path: Path) -> Batch:
     return labels, pixels, hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def home_data() -> Path:
-    """Return the folder for downloaded data: ``data`` in ISMN_HOME, else in ~/.ismn."""
-    return Path(os.environ.get("ISMN_HOME") or Path.home() / ".ismn") / "data"
-
-
 def find_copy(batches: tuple[str, ...], data_dir: Path | None) -> Copy | None:
     """Return the first copy with these batches: in ``data_dir``, then ISMN_DATA_DIR, then the home folder.
 
@@ -131,25 +126,14 @@ def find_copy(batches: tuple[str, ...], data_dir: Path | None) -> Copy | None:
     but does not exist, and for a copy from which files are missing.
     """
     without: list[str] = []
-    for root in _roots(data_dir):
+    for root in roots(data_dir, _where):
         copy = _copy_in(root, batches)
         if copy is not None:
-            if without and _first_time(*without, copy.path):
+            if without and first_time(*without, copy.path):
                 log.warning("There is no CIFAR-10 in %s; using %s.", " or ".join(without), copy.path)
             return copy
         without.append(str(root))
     return None
-
-
-def _roots(data_dir: Path | None) -> Iterator[Path]:
-    named = os.environ.get("ISMN_DATA_DIR")
-    for source, root in (("--data-dir", data_dir), ("ISMN_DATA_DIR", Path(named) if named else None)):
-        if root is None:
-            continue
-        if not root.is_dir():
-            raise UsageError(f"{source} names {root}, which is not a folder.", _where(root))
-        yield root
-    yield home_data()
 
 
 def _copy_in(root: Path, batches: tuple[str, ...]) -> Copy | None:
@@ -181,23 +165,13 @@ def not_found(reason: str, data_dir: Path | None) -> UsageError:
     )
 
 
-_told: set[tuple[object, ...]] = set()
-"""What this process has warned of."""
-
-
-def _first_time(*key: object) -> bool:
-    first = key not in _told
-    _told.add(key)
-    return first
-
-
 def warn_of_changes(copy: Copy, md5: dict[str, str]) -> None:
     """Log one warning, naming the files, if some of those read (batch -> md5) are not the original ones.
 
     The rest of the folder is then checked too, so that each process warns of it only once.
     """
     published = copy.layout.md5
-    if all(published[batch] == found for batch, found in md5.items()) or not _first_time(copy.path):
+    if all(published[batch] == found for batch, found in md5.items()) or not first_time(copy.path):
         return
     found = {b: md5.get(b) or _md5(copy.path / copy.layout.file(b)) for b in ALL_BATCHES}
     changed = [copy.layout.file(b) for b in ALL_BATCHES if found[b] not in (None, published[b])]

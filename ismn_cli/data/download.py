@@ -1,4 +1,4 @@
-"""CIFAR-10 by download through torchvision, with its checksum; quick to give up where there is no network."""
+"""CIFAR-10 and MNIST by download through torchvision, with checksums; quick to give up where there is no network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 ANSWER_WITHIN = 10.0
 """Seconds for the server's first answer, name resolution included."""
 STALLED_AFTER = 30.0
 """Seconds without a byte, once the download has begun."""
+
+
+_FAILURES = (OSError, HTTPException, tarfile.TarError, RuntimeError, EOFError)
 
 
 class DownloadError(Exception):
@@ -32,15 +35,48 @@ def download(root: Path) -> None:
 
     Raises DownloadError: no answer within ten seconds, a stalled or damaged download, a full disk.
     """
+    with _scratch(root) as scratch:
+        archive = _archive(root, scratch)
+        extract_archive(str(archive), str(scratch))
+        _move_into(scratch / CIFAR10.base_folder, root)
+
+
+def download_mnist(folder: Path) -> None:
+    """Put MNIST's four archives in ``folder``, each whole or not at all; one that lies there is used.
+
+    Raises DownloadError: as `download`, where no mirror has an archive.
+    """
+    with _scratch(folder) as scratch:
+        for name, md5 in MNIST.resources:
+            if not check_integrity(folder / name, md5):
+                _from_a_mirror(name, md5, scratch)
+                (scratch / name).replace(folder / name)
+
+
+def _from_a_mirror(name: str, md5: str, scratch: Path) -> None:
+    failures: list[Exception] = []
+    for mirror in MNIST.mirrors:
+        try:
+            _ask_server(mirror + name)
+            with _socket_timeout(STALLED_AFTER):
+                download_url(mirror + name, str(scratch), name, md5)
+        except _FAILURES as error:
+            failures.append(error)
+        else:
+            return
+    raise failures[0]
+
+
+@contextlib.contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """Give a folder inside ``root`` to work in, and turn what goes wrong into a DownloadError."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=root, prefix=".cifar-10-")
+        scratch = tempfile.TemporaryDirectory(dir=root, prefix=".download-")
         # stdout belongs to results: whatever torchvision has to say goes to stderr
         with scratch as folder, contextlib.redirect_stdout(sys.stderr):
-            archive = _archive(root, Path(folder))
-            extract_archive(str(archive), folder)
-            _move_into(Path(folder) / CIFAR10.base_folder, root)
-    except (OSError, HTTPException, tarfile.TarError, RuntimeError, EOFError) as error:
+            yield Path(folder)
+    except _FAILURES as error:
         raise DownloadError(_in_short(error)) from None
 
 

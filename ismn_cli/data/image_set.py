@@ -1,9 +1,10 @@
-"""A named data set split in memory: images that know which samples they are and what they were read from."""
+"""A named data set split: images that know which samples they are and what they were read from."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ismn_cli.core.errors import UsageError
-from ismn_cli.core.specs import Samples
+from ismn_cli.core.specs import DataKind, Samples
 from ismn_cli.engine.rng import derive
 from ismn_models.images import Images
+from ismn_models.shape import Shape
 
 
 @dataclass(frozen=True)
 class ImageSet(Images):
-    """One split: ``pixels`` uint8 [N, C, H, W], ``labels`` and ``ids`` int64 [N], all on one device.
+    """One split: ``pixels`` uint8 [N, C, H, W], ``labels`` and ``ids`` int64 [N]; see `Images`.
 
     ``ids`` are the indices in the original set. ``data_hash`` is the `content_hash` of the whole split as it
     was read, and ``total`` its size; both stay as they are when a part is selected.
@@ -30,15 +32,22 @@ class ImageSet(Images):
     classes: tuple[str, ...]
     data_hash: str
     total: int
+    family: str = ""
+    """Name of the data set that systems for these images are trained on, where it is not this one."""
 
-    def take(self, index: Tensor | slice) -> ImageSet:
+    @property
+    def kind(self) -> DataKind:
+        """The kind of these images."""
+        shape = Shape(len(self.classes), self.pixels.shape[1], self.pixels.shape[-1])
+        return DataKind(self.family or self.name, shape)
+
+    def take(self, index: Tensor | slice) -> Self:
         """Return the chosen images with their ids."""
-        return replace(self, pixels=self.pixels[index], labels=self.labels[index], ids=self.ids[index])
+        return replace(super().take(index), ids=self.ids[index])
 
-    def to(self, device: torch.device | str) -> ImageSet:
+    def to(self, device: torch.device | str) -> Self:
         """Return the set on ``device``."""
-        pixels, labels, ids = (t.to(device) for t in (self.pixels, self.labels, self.ids))
-        return replace(self, pixels=pixels, labels=labels, ids=ids)
+        return replace(super().to(device), ids=self.ids.to(device))
 
     def select(self, limit: int, seed: int) -> ImageSet:
         """Return the first ``limit`` images of a seeded, class-balanced order; itself if it has no more.

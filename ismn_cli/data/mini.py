@@ -55,6 +55,7 @@ def load(split: str, data_dir: Path | None = None) -> ImageSet:
         classes=tuple(index["classes"]),
         data_hash=index["sha256"],
         total=len(labels),
+        family="cifar10",
     )
 
 

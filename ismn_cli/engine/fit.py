@@ -51,23 +51,27 @@ def fit(
     """
     position = _restore(checkpoint, pipeline)
     figures: dict[str, dict[str, float]] = position["figures"]
+    kept: dict[str, dict[str, Any]] = position.get("kept", {})
     for stage in stages:
         if stage.name in figures:
+            stage.load_kept(kept.get(stage.name, {}))
             continue
+        stage.mirror = train.mirror
         done, closing = 0, dict[str, float]()
         if position["stage"] == stage.name:
             stage.load_state(position["state"])
             done, closing = position["epochs"], position["closing"]
         for epoch in range(done, stage.epochs):
             closing = _epoch(stage, epoch, train, seed, precision, on_progress)
-            _save(checkpoint, pipeline, figures, stage, epoch + 1, closing)
+            _save(checkpoint, pipeline, figures, kept, stage, epoch + 1, closing)
         seed_everything(derive(seed, stage.name, "finish"))
         stage.tell = _telling(stage.name, on_progress)
         # A run that continues here has not been through an epoch that would have set the mode: batch norm
         # left in training mode would go on learning.
         pipeline.eval()
         figures[stage.name] = closing | stage.finish(train, validation)
-        _save(checkpoint, pipeline, figures)
+        kept[stage.name] = stage.kept()
+        _save(checkpoint, pipeline, figures, kept)
     return figures
 
 
@@ -99,6 +103,7 @@ def _save(
     path: Path,
     pipeline: Pipeline,
     figures: dict[str, dict[str, float]],
+    kept: dict[str, dict[str, Any]],
     stage: Stage | None = None,
     epochs: int = 0,
     closing: dict[str, float] | None = None,
@@ -107,6 +112,7 @@ def _save(
     content = {
         "parts": {name: part.state_dict() for name, part in pipeline.parts().items()},
         "figures": figures,
+        "kept": kept,
         "stage": stage.name if stage else None,
         "epochs": epochs,
         "closing": closing or {},

@@ -11,11 +11,12 @@ from types import MappingProxyType
 from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import format_eps
+from ismn_cli.reporting.balance import balance_columns, balanced, with_balance
 from ismn_cli.reporting.columns import COLUMNS
 from ismn_cli.reporting.headline import headlines
 from ismn_cli.reporting.layout import Column, Sheet
 from ismn_cli.reporting.lines import Line, ceiling_line, lines_of
-from ismn_cli.reporting.notes import notes
+from ismn_cli.reporting.notes import notes, standing_in
 from ismn_cli.reporting.sections import Section, sections
 from ismn_cli.reporting.seeds import over_seeds
 from ismn_cli.reporting.table import Report, Row, cell_rows, frame_of, rows_of, with_ceilings, with_doubts
@@ -34,17 +35,21 @@ def comparison_report(
     title: str = "Robustness",
     ceilings: Iterable[Ceiling] = (),
     unreliable: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    stand_in_for: str | None = None,
 ) -> Report:
     """Return the report over ``results``, in the order in which images, defences and attacks appear.
 
     Where ``ceilings`` has that of their images, a line under the defences tells what is possible at all.
     ``unreliable``: keys of cells whose figures the audit does not believe, and its failed checks.
+    ``stand_in_for``: the data set whose published figures are set beside these images'.
     """
     worst = worst_rows(results)
-    found = with_doubts(with_ceilings([*cell_rows(results), *worst], ceilings), unreliable)
-    rows = rows_of(frame := frame_of(found, COLUMNS))
+    found = with_doubts(with_ceilings([*cell_rows(results, stand_in_for), *worst], ceilings), unreliable)
+    found = with_balance(found, results)
+    columns = COLUMNS + balance_columns(found)
+    rows = rows_of(frame := frame_of(found, columns))
     caption = CAPTION + (WORST_CAPTION if worst else "") + (CEILING_CAPTION if ceiling_line(rows) else "")
-    return Report(title, caption, frame, notes(rows), layout)
+    return Report(title, caption, frame, (*standing_in(rows, stand_in_for), *notes(rows)), layout, columns)
 
 
 def layout(rows: Sequence[Row]) -> list[Sheet]:
@@ -58,13 +63,15 @@ def layout(rows: Sequence[Row]) -> list[Sheet]:
 def _sheet(section: Section) -> Sheet:
     lines = [line for defence in section.clean for line in lines_of(defence, _attacked(section, defence))]
     lines += ceiling_line(section.boxes.values())
-    clean = tuple(line.clean(line.among(section.clean)) for line in lines)
+    clean = [Column(("clean",), tuple(line.clean(line.among(section.clean)) for line in lines))]
+    if balance_columns(section.clean.values()):
+        clean.append(Column(("balanced",), tuple(map(balanced, lines, (line.among(section.clean) for line in lines)))))
     groups = tuple(
         tuple(column for eps in levels for column in _level(section, lines, attack, eps))
         for attack, levels in section.attacks().items()
     )
     labels = tuple(line.label() for line in lines)
-    return Sheet(section.title, CORNER, labels, (Column(("clean",), clean),), tuple(filter(None, groups)))
+    return Sheet(section.title, CORNER, labels, tuple(clean), tuple(filter(None, groups)))
 
 
 def _attacked(section: Section, defence: str) -> list[Row]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ismn_cli.reporting.balance import majority
 from ismn_cli.reporting.ceiling_notes import above, ceilings, claimed, elsewhere
 from ismn_cli.reporting.figures import refuses
 from ismn_cli.reporting.matrix_notes import broken_by, detectors, draws, incomplete, order, survivors
-from ismn_cli.reporting.published import lookup
+from ismn_cli.reporting.published import caveat
 from ismn_cli.reporting.sections import KNOWLEDGE, images_text, short
 from ismn_cli.reporting.table import Row
 
@@ -34,10 +35,21 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
         return (NOTHING,)
     cells = [row for row in rows if row["attacks"] is None]
     worst = [row for row in rows if row["attacks"] is not None]
-    first = [*_limited(cells), *_unreliable(cells), *order(worst), *_levels(cells)]
+    first = [*_limited(cells), *majority(cells), *_unreliable(cells), *order(worst), *_levels(cells)]
     found = [*first, *survivors(cells), *broken_by(worst), *incomplete(worst)]
     sources = (_accounting, draws, detectors, _unknown, _paper, ceilings, above, claimed, elsewhere, _weights, _own)
     return tuple(dict.fromkeys((*found, *(note for source in sources for note in source(cells)))))
+
+
+def standing_in(rows: Sequence[Row], dataset: str | None) -> tuple[str, ...]:
+    """Say that the images are not those of ``dataset``, whose figures stand beside them."""
+    own = sorted({row["dataset"] for row in rows if row["dataset"].partition("/")[0] != dataset})
+    if dataset is None or not own:
+        return ()
+    return (
+        f"Stand-in: these are images of {', '.join(own)}, not of {dataset}, whose published figures stand beside them. "
+        "No figure here is a reproduction of those.",
+    )
 
 
 def _limited(rows: Sequence[Row]) -> Iterator[str]:
@@ -79,12 +91,8 @@ def _unknown(rows: Sequence[Row]) -> Iterator[str]:
 
 def _paper(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
-        if row["paper"] is None:
-            continue
-        asked = (row["dataset"], row["defence"], row["attack"], row["norm"], row["eps"], row["knowledge"])
-        found = lookup(*asked)
-        if found is not None:
-            yield f"paper: {found.cite}, read as {found.reading}. {found.caveat}"
+        if row["paper_source"]:
+            yield f"paper: {row['paper_source']}. {caveat(row['paper_source'])}"
 
 
 def _weights(rows: Sequence[Row]) -> Iterator[str]:

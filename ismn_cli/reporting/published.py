@@ -24,7 +24,11 @@ class Quoted:
     accuracy: float
     cite: str
     reading: str
-    caveat: str
+
+    @property
+    def source(self) -> str:
+        """Where it is printed and how its level is read, in words."""
+        return _source(self.cite, self.reading)
 
 
 @dataclass(frozen=True)
@@ -54,22 +58,37 @@ def lookup(dataset: str, defence: str, attack: str, norm: str, eps: float, knowl
     for claims in _quotations():
         if claims.quoted is None or (claims.dataset, claims.knowledge) != (dataset, knowledge):
             continue
-        reading, quoted_as = claims.quoted_reading(claims.quoted)
-        if (quoted_as.method, reading.norm) != (attack, norm):
+        reading, labels = claims.quoted_reading(claims.quoted)
+        named = labels.get(attack)
+        if named is None or reading.norm != norm:
             continue
         for claim in claims.each():
-            alike = claim.system == defence and claim.attack in (None, quoted_as.label)
+            alike = claim.system == defence and claim.attack in (None, named)
             if alike and math.isclose(reading.eps_at(claim.level), eps, rel_tol=1e-6):
-                return Quoted(claim.figure, claims.cite, claims.quoted.words, claims.caveat)
+                return Quoted(claim.figure, claims.cite, claims.quoted.words)
     return None
 
 
-def quoted(cell: Cell) -> Quoted | None:
-    """Return the paper's figure for ``cell``; None for a clean or targeted one, or not on the test split."""
+def quoted(cell: Cell, stand_in_for: str | None = None) -> Quoted | None:
+    """Return the paper's figure for ``cell``; None for a clean or targeted one, or not on the test split.
+
+    ``stand_in_for``: the data set whose figures are wanted, though the cell's images are others.
+    """
     if cell.attack is None or cell.attack.threat.targeted or cell.samples.split != "test":
         return None
     threat = cell.attack.threat
-    return lookup(cell.samples.dataset, cell.defence.name, cell.attack.method, threat.norm, threat.eps, cell.knowledge)
+    dataset = stand_in_for or cell.samples.dataset.partition("/")[0]
+    return lookup(dataset, cell.defence.name, cell.attack.method, threat.norm, threat.eps, cell.knowledge)
+
+
+def caveat(source: str) -> str:
+    """Return what a reader must know about figures from ``source``, as `Quoted.source` words it."""
+    found = (c.caveat for c in _quotations() if c.quoted and source == _source(c.cite, c.quoted.words))
+    return next(found, "")
+
+
+def _source(cite: str, reading: str) -> str:
+    return f"{cite}, read as {reading}"
 
 
 def ceiling(dataset: str, norm: str, eps: float) -> Ceiling | None:

@@ -56,10 +56,10 @@ def comparison(results: Sequence[CellResult], ceilings: Iterable[Ceiling] = ()) 
     return frame_of(with_ceilings(cell_rows(results), ceilings), COLUMNS)
 
 
-def cell_rows(results: Sequence[CellResult]) -> list[dict[str, Value]]:
-    """Return one row per distinct cell, in the order given."""
+def cell_rows(results: Sequence[CellResult], stand_in_for: str | None = None) -> list[dict[str, Value]]:
+    """Return one row per distinct cell, in the order given; for ``stand_in_for`` see `quoted`."""
     distinct = {result.cell.key(): result for result in results}
-    return [_row(key, result) for key, result in distinct.items()]
+    return [_row(key, result, stand_in_for) for key, result in distinct.items()]
 
 
 def with_ceilings(rows: Sequence[dict[str, Value]], ceilings: Iterable[Ceiling]) -> list[dict[str, Value]]:
@@ -106,13 +106,13 @@ def one_line(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _row(key: str, result: CellResult) -> dict[str, Value]:
+def _row(key: str, result: CellResult, stand_in_for: str | None) -> dict[str, Value]:
     return {
         **identity(result.cell),
         **attack_columns(result.cell),
         "draws": _draws(result),
         **_rates(result),
-        **_paper(result.cell),
+        **_paper(result.cell, stand_in_for),
         **_outcomes(result),
         **_costs(result),
         "auroc": _digits(auroc(result), 4),
@@ -200,11 +200,9 @@ def _digits(figure: float, digits: int) -> float | None:
     return None if math.isnan(figure) else round(figure, digits)
 
 
-def _paper(cell: Cell) -> dict[str, Value]:
-    found = quoted(cell)
-    if found is None:
-        return {}
-    return {"paper": percent(found.accuracy), "paper_source": f"{found.cite}, read as {found.reading}"}
+def _paper(cell: Cell, stand_in_for: str | None) -> dict[str, Value]:
+    found = quoted(cell, stand_in_for)
+    return {"paper": percent(found.accuracy), "paper_source": found.source} if found else {}
 
 
 def _outcomes(result: CellResult) -> dict[str, Value]:

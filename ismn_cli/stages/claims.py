@@ -83,7 +83,8 @@ def plan_claims(
         if claims.knowledge is Knowledge.BLACK:  # what examples are transferred from depends on the attacks
             matrices.append(plan_matrix(part.recipe, store, data_dir, device))
         else:
-            matrices.append(replace(first, recipe=part.recipe, attacks=resolve_attacks(part.recipe)))
+            attacks = resolve_attacks(part.recipe, len(first.images.classes))
+            matrices.append(replace(first, recipe=part.recipe, attacks=attacks))
     return ClaimsPlan(claims, tuple(readings), tuple(zip(parts, matrices, strict=True)))
 
 
@@ -122,10 +123,10 @@ def _parts(claims: Claims, reading: Reading, setting: Setting) -> Iterator[Part]
     """Yield the matrices of one reading: a method has one set of parameters in each."""
     wanted = list(claims.each())
     attacks = [a for a in reading.attacks if any(claim.attack in (None, a.label) for claim in wanted)]
-    levels = list(dict.fromkeys(claim.level for claim in wanted))
     for group in _rounds(attacks):
+        labels = {None, *(attack.label for attack in group)}
         by_params: dict[str, list[float]] = {}
-        for level in levels:
+        for level in dict.fromkeys(claim.level for claim in wanted if claim.attack in labels):
             by_params.setdefault(json.dumps([attack.params_at(level) for attack in group]), []).append(level)
         for alike in by_params.values():
             yield Part(reading, group, tuple(alike), _recipe(claims, reading, group, alike, setting))

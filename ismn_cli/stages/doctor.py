@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ismn_cli.core.catalogue import DATASETS, DatasetEntry, find
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.findings import Finding
+from ismn_cli.core.recipes import DataChoice
+from ismn_cli.core.specs import DataKind
 from ismn_cli.core.store import Store
 from ismn_cli.stages.user_models import UserModel, is_reference, load_user_model
 
@@ -23,8 +24,7 @@ class Patient:
 
     model: UserModel
     """``reference`` may also be the name of a built-in system."""
-    dataset: str
-    limit: int
+    dataset: DataChoice
     seed: int = 0
     expected: float | None = None
     weights: str = "auto"
@@ -53,16 +53,15 @@ def examine(patient: Patient, store: Store, on_check: Callable[[str], None] | No
     from ismn_cli.data.loading import load_dataset
     from ismn_cli.engine.device import pick_device
 
-    entry = find(DATASETS, "data set", patient.dataset)
     device = pick_device(patient.device)
-    model, origin = _model(patient, store, entry)
-    chosen = load_dataset(patient.dataset, "test", patient.data_dir, patient.limit, patient.seed).to(device)
+    chosen = load_dataset(patient.dataset, "test", patient.data_dir, patient.seed).to(device)
+    model, origin = _model(patient, store, chosen.kind)
     findings = model_findings(
         model.to(device),
         chosen.floats(),
         chosen.labels,
         patient.model.reference,
-        num_classes=entry.classes,
+        num_classes=len(chosen.classes),
         expected=patient.expected,
         seed=patient.seed,
         on_check=on_check,
@@ -70,7 +69,7 @@ def examine(patient: Patient, store: Store, on_check: Callable[[str], None] | No
     return Diagnosis(patient.model.reference, origin, len(chosen), tuple(findings))
 
 
-def _model(patient: Patient, store: Store, entry: DatasetEntry) -> tuple[nn.Module, str]:
+def _model(patient: Patient, store: Store, kind: DataKind) -> tuple[nn.Module, str]:
     wanted = patient.model
     if is_reference(wanted.reference):
         if patient.weights != "auto":
@@ -78,7 +77,7 @@ def _model(patient: Patient, store: Store, entry: DatasetEntry) -> tuple[nn.Modu
                 f"--weights {patient.weights} is for systems of ismn's own, not for {wanted.reference}.",
                 "Give the file of yours with --checkpoint.",
             )
-        return load_user_model(wanted, entry.channels), _origin(wanted)
+        return load_user_model(wanted, kind.shape.channels), _origin(wanted)
     if wanted.arguments or wanted.checkpoint or wanted.mean or wanted.std:
         raise UsageError(
             f"{wanted.reference} is a system of ismn's own: --checkpoint, --model-arg, --mean and --std are for yours.",
@@ -86,7 +85,7 @@ def _model(patient: Patient, store: Store, entry: DatasetEntry) -> tuple[nn.Modu
         )
     from ismn_cli.stages.resolve import resolve
 
-    resolved = resolve(wanted.reference, patient.weights, store, entry)
+    resolved = resolve(wanted.reference, patient.weights, store, kind)
     return resolved.pipeline, resolved.origin
 
 

@@ -84,7 +84,7 @@ def run_plan(matrix: Matrix, store: Store, kind: RunKind, on_progress: OnProgres
         results = _in_table_order(matrix, found)
         ceilings = _ceilings(matrix, store, on_progress)
         audit = audit_records(store, run, results)
-        _write_report(run, results, ceilings, audit)
+        _write_report(run, results, ceilings, audit, recipe.stand_in_for)
         origins = dict.fromkeys(f"{s.subject.name}: {s.origin}" for s in matrix.systems)
         notes = (*origins, *matrix.left_out)
         run.update(status="done", cells=tuple(r.cell.key() for r in results), notes=notes)
@@ -161,11 +161,13 @@ def _ceilings(matrix: Matrix, store: Store, on_progress: OnProgress) -> tuple[Ce
     return tuple(ensure_ceilings(store, matrix.images, matrix.recipe.attack.norm, list(sizes), on_pairs).values())
 
 
-def _write_report(run: Run, results: Sequence[CellResult], ceilings: Sequence[Ceiling], audit: Audit) -> None:
+def _write_report(
+    run: Run, results: Sequence[CellResult], ceilings: Sequence[Ceiling], audit: Audit, stand_in: str | None
+) -> None:
     from ismn_cli.core.storage import write_text
     from ismn_cli.reporting.comparison_table import comparison_report
     from ismn_cli.reporting.render import render_text
 
     # Without what the clock says: a run that was cut and continued writes the same bytes.
-    report = comparison_report(results, ceilings=ceilings, unreliable=audit.unreliable()).without_clock()
-    write_text(run.folder / REPORT, render_text(report, "csv"))
+    report = comparison_report(results, ceilings=ceilings, unreliable=audit.unreliable(), stand_in_for=stand_in)
+    write_text(run.folder / REPORT, render_text(report.without_clock(), "csv"))

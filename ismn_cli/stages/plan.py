@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ismn_cli.core.catalogue import ATTACKS, DATASETS, find
+from ismn_cli.core.catalogue import ATTACKS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, ThreatModel
 from ismn_cli.core.store import Store
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.resolve import Resolved, resolve
+from ismn_cli.stages.steps import NO_STEPS, Steps
 from ismn_cli.stages.weights import on_device
 
 if TYPE_CHECKING:
@@ -110,35 +111,42 @@ def _is_transferred(knowledge: Knowledge, attack: AttackSpec) -> bool:
 
 
 def plan_matrix(
-    recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str, prefer_base: str | None = None
+    recipe: MatrixRecipe,
+    store: Store,
+    data_dir: Path | None,
+    device: str,
+    prefer_base: str | None = None,
+    steps: Steps = NO_STEPS,
 ) -> Matrix:
-    """Find and check all that a matrix needs. Raises UsageError before any work is done."""
+    """Find and check all that a matrix needs. Raises UsageError before any work is done.
+
+    ``steps``: the recipe's own trainings, which are done.
+    """
     from ismn_cli.data.loading import load_dataset
     from ismn_cli.engine.device import pick_device
 
-    attacks = resolve_attacks(recipe)
     chosen = pick_device(device)
-    dataset = find(DATASETS, "data set", recipe.dataset.name)
-    images = load_dataset(dataset.name, "test", data_dir, recipe.dataset.limit, recipe.seed)
+    images = load_dataset(recipe.dataset, "test", data_dir, recipe.seed)
+    attacks = resolve_attacks(recipe, len(images.classes))
 
     def found(name: str, weights: str) -> Resolved:
-        system = resolve(name, weights, store, dataset, prefer_base)
+        system = resolve(name, weights, store, images.kind, prefer_base)
         on_device(system.pipeline, chosen)
         return system
 
-    systems, left_out = _available(recipe, found)
-    sources = tuple(found(*_source(name, recipe.weights)) for name in _transferred(recipe))
+    systems, left_out = _available(recipe, found, steps)
+    sources = sources_of(recipe, found, steps)
     return Matrix(recipe, images, systems, attacks, sources, chosen, left_out)
 
 
 def _available(
-    recipe: MatrixRecipe, found: Callable[[str, str], Resolved]
+    recipe: MatrixRecipe, found: Callable[[str, str], Resolved], steps: Steps
 ) -> tuple[tuple[Resolved, ...], tuple[str, ...]]:
     """Return the recipe's systems, and why each optional one that is missing is left out."""
     systems, left_out = [], []
     for name in dict.fromkeys(recipe.defence):
         try:
-            systems.append(found(name, recipe.weights))
+            systems.append(found(name, steps.weights_of(name, recipe.weights)))
         except UsageError as error:
             if name not in recipe.optional:
                 raise
@@ -148,10 +156,17 @@ def _available(
     return tuple(systems), tuple(left_out)
 
 
-def _source(name: str, weights: str) -> tuple[str, str]:
+def sources_of(
+    recipe: MatrixRecipe, found: Callable[[str, str], Resolved], steps: Steps
+) -> tuple[Resolved, ...]:
+    """Return the attacker's own systems, each ``found`` by its name and where its weights come from."""
+    return tuple(found(*_source(name, recipe.weights, steps)) for name in _transferred(recipe))
+
+
+def _source(name: str, weights: str, steps: Steps) -> tuple[str, str]:
     """Read "name" or "name@RUN": a system, and where its weights come from."""
     system, _, run = name.partition("@")
-    return system, run or weights
+    return system, run or steps.weights_of(system, weights)
 
 
 def _transferred(recipe: MatrixRecipe) -> tuple[str, ...]:
@@ -160,8 +175,11 @@ def _transferred(recipe: MatrixRecipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(recipe.transfer)) if any(ATTACKS[m].gradient for m in methods) else ()
 
 
-def resolve_attacks(recipe: MatrixRecipe) -> AttacksAt:
-    """Return each knowledge level's attacks at every size with all parameters pinned. Raises UsageError."""
+def resolve_attacks(recipe: MatrixRecipe, num_classes: int) -> AttacksAt:
+    """Return each knowledge level's attacks at every size with all parameters pinned.
+
+    Raises UsageError, also for an attack that does not work on ``num_classes`` classes.
+    """
     from ismn_cli.attacks.adapter import make_attack
     from ismn_cli.attacks.params import resolve_params
 
@@ -177,7 +195,7 @@ def resolve_attacks(recipe: MatrixRecipe) -> AttacksAt:
             for threat in threats
         )
         for spec in attacks[level]:
-            make_attack(spec, DATASETS[recipe.dataset.name].classes)
+            make_attack(spec, num_classes)
     return attacks
 
 

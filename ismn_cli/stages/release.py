@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ismn_cli.core.catalogue import DATASETS, TRAINABLE
+from ismn_cli.core.catalogue import TRAINABLE
 from ismn_cli.core.errors import UsageError, unknown_name
+from ismn_cli.core.recipes import DataChoice
 from ismn_cli.core.storage import write_text
 from ismn_cli.core.store import Store
 from ismn_cli.stages.manifest import (
@@ -83,7 +84,7 @@ def release(
             raise unknown_name("system to release", name, TRAINABLE)
     sources = {name: run_source(store.run(run)) for name, run in runs.items()}
     dataset = next(iter(sources.values())).header.dataset
-    test = load_dataset(dataset, "test", data_dir, limit)
+    test = load_dataset(DataChoice(name=dataset, limit=limit), "test", data_dir)
     shop = Workshop(store, destination, test, pick_device(device))
     destination.mkdir(parents=True, exist_ok=True)
     before = read_manifest(destination)
@@ -98,7 +99,7 @@ def _release(shop: Workshop, name: str, run: Run, known: Mapping[str, Released])
     source = run_source(run)
     if name == BASE:
         base_file = None
-        pipeline = resolve("none", run.record.id, shop.store, DATASETS[source.header.dataset]).pipeline
+        pipeline = resolve("none", run.record.id, shop.store, source.header.kind()).pipeline
         header = _as_classifier(source.header)
     else:
         base_file = _base_file(shop, known)

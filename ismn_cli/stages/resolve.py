@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from ismn_cli.core.catalogue import SYSTEMS, TRAINABLE, DatasetEntry, SystemEntry, find, load
+from ismn_cli.core.catalogue import DATASETS, SYSTEMS, TRAINABLE, SystemEntry, find, load
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.runs import Run
 from ismn_cli.core.settings import build_settings
-from ismn_cli.core.specs import Subject
+from ismn_cli.core.specs import DataKind, Subject
 from ismn_cli.core.store import Store
 from ismn_cli.stages.manifest import read_manifest, released_file, released_folder
 from ismn_cli.stages.weights import Header, load_weights, read_header, system_hash, tensor_hash
@@ -51,16 +51,16 @@ class Resolved:
     policy: str
 
 
-def resolve(name: str, weights: str, store: Store, dataset: DatasetEntry, prefer_base: str | None = None) -> Resolved:
-    """Return the system called ``name``, on the CPU and in evaluation mode.
+def resolve(name: str, weights: str, store: Store, kind: DataKind, prefer_base: str | None = None) -> Resolved:
+    """Return the system called ``name`` for images of ``kind``, on the CPU and in evaluation mode.
 
     ``weights``: "auto" (the newest finished training, else the released weights), "released", or a run's id.
     With ``prefer_base``, the hash of a base classifier, "auto" takes the newest system around that one if
     there is one. Raises UsageError: unknown names, nothing trained or released, weights for other data.
     """
     entry = find(SYSTEMS, "system", name)
-    source = _choose(entry, weights, store, prefer_base)
-    _check_fits(source, dataset)
+    source = _choose(entry, weights, store, kind, prefer_base)
+    _check_fits(source, kind)
     trained = load_source(source)
     if entry.trained_as == source.header.system:
         settings = _settings(entry, source.header)
@@ -68,7 +68,7 @@ def resolve(name: str, weights: str, store: Store, dataset: DatasetEntry, prefer
     else:
         # An undefended system, or a defence without weights: around the same base classifier.
         settings = _settings(entry, None)
-        pipeline = load(entry.build)(settings, dataset.classes, dataset.channels, base=trained.base)
+        pipeline = load(entry.build)(settings, kind.shape, base=trained.base)
     pipeline.eval()
     base = Subject(name="classifier", weights=source.header.base)
     subject = _subject(entry, pipeline, settings, base)
@@ -85,12 +85,13 @@ class Base:
     origin: str
 
 
-def base_of(classifier: str, store: Store) -> Base:
-    """Return the base classifier for a training.
+def base_of(classifier: str, store: Store, kind: DataKind) -> Base:
+    """Return the base classifier for a training on images of ``kind``.
 
     ``classifier``: "released", a run's id, or "auto": the newest finished training's, else the released one.
     """
-    source = _choose(SYSTEMS["none"], classifier, store, None)
+    source = _choose(SYSTEMS["none"], classifier, store, kind, None)
+    _check_fits(source, kind)
     return Base(load_source(source).base, source.header.base, source.header.base_config, source.origin)
 
 
@@ -125,21 +126,21 @@ def load_source(source: Source) -> Pipeline:
 def untrained(header: Header) -> Pipeline:
     """Build the system that ``header`` describes."""
     entry, plain = find(TRAINABLE, "trained system", header.system), SYSTEMS["none"]
-    shape = (header.classes, header.channels)
-    base = load(plain.build)(build_settings(load(str(plain.config)), header.base_config, "base"), *shape).base
-    pipeline: Pipeline = load(entry.build)(_settings(entry, header), *shape, base=base)
+    shape = header.kind().shape
+    base = load(plain.build)(build_settings(load(str(plain.config)), header.base_config, "base"), shape).base
+    pipeline: Pipeline = load(entry.build)(_settings(entry, header), shape, base=base)
     return pipeline
 
 
-def _choose(entry: SystemEntry, weights: str, store: Store, prefer_base: str | None) -> Source:
+def _choose(entry: SystemEntry, weights: str, store: Store, kind: DataKind, prefer_base: str | None) -> Source:
     if weights == "auto":
-        candidates = _candidates(entry, store)
+        candidates = (source for source in _candidates(entry, store) if source.header.kind() == kind)
         source = next(candidates, None)
         if source is not None and prefer_base not in (None, source.header.base):
             source = next((s for s in candidates if s.header.base == prefer_base), source)
-        return source or _released(entry)
+        return source or _released(entry, kind)
     if weights == "released":
-        return _released(entry)
+        return _released(entry, kind)
     return _from_run(entry, store.run(weights), store)
 
 
@@ -178,21 +179,23 @@ def _candidates(entry: SystemEntry, store: Store) -> Iterator[Source]:
 
 def _serves(source: Source, entry: SystemEntry) -> bool:
     """Whether ``source`` gives this system: any base classifier serves where that is all it needs."""
-    return _needs_base_only(entry) or source.header.system == entry.trained_as
+    return needs_base_only(entry) or source.header.system == entry.trained_as
 
 
-def _needs_base_only(entry: SystemEntry) -> bool:
+def needs_base_only(entry: SystemEntry) -> bool:
+    """Whether a base classifier is all that this system has of weights."""
     return entry.trained_as in (None, "classifier")
 
 
-def _released(entry: SystemEntry) -> Source:
-    wanted = "classifier" if _needs_base_only(entry) else str(entry.trained_as)
+def _released(entry: SystemEntry, kind: DataKind | None = None) -> Source:
+    wanted = "classifier" if needs_base_only(entry) else str(entry.trained_as)
     folder = released_folder()
     manifest = read_manifest(folder)
-    if wanted not in manifest:
+    where = f" on {kind.dataset}" if kind else ""
+    if wanted not in manifest or (kind and manifest[wanted].dataset != kind.dataset):
         raise UsageError(
-            f"There are no weights for {entry.name}: none was trained here, and none is released.",
-            f"Train it first: ismn train --dataset cifar10 --system {wanted}",
+            f"There are no weights for {entry.name}{where}: none was trained here, and none is released.",
+            f"Train it first: ismn train --system {wanted}{train_options(kind)}",
         )
     found = manifest[wanted]
     file = released_file(folder, found)
@@ -216,11 +219,22 @@ def _subject(entry: SystemEntry, pipeline: Pipeline, settings: Any, base: Subjec
     return Subject(name=entry.name, weights=pinned)
 
 
-def _check_fits(source: Source, dataset: DatasetEntry) -> None:
-    header = source.header
-    if (header.classes, header.channels) != (dataset.classes, dataset.channels):
-        raise UsageError(
-            f"{source.origin} answers with {header.classes} classes for {header.channels} channels; "
-            f"{dataset.name} has {dataset.classes} and {dataset.channels}.",
-            f"Train on images of that kind first: ismn train --dataset {dataset.name}",
-        )
+def train_options(kind: DataKind | None) -> str:
+    """Return the options of `ismn train` that ask for images of ``kind``."""
+    if kind is None:
+        return ""
+    whole, _, size = kind.dataset.partition("@")
+    name, _, attribute = whole.partition("/")
+    told = f" --attribute {attribute}" if name in DATASETS and "attribute" in DATASETS[name].options else ""
+    return f" --dataset {name}{told}" + (f" --image-size {size}" if size else "")
+
+
+def _check_fits(source: Source, kind: DataKind) -> None:
+    own, wanted = source.header.kind().shape, kind.shape
+    if own == wanted:
+        return
+    raise UsageError(
+        f"{source.origin} answers with {own.classes} classes for {own.channels} channels of {own.size} pixels a side; "
+        f"{kind.dataset} has {wanted.classes}, {wanted.channels} and {wanted.size}.",
+        f"Train on images of that kind first: ismn train{train_options(kind)}",
+    )

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ismn_cli.core.catalogue import DATASETS
 from ismn_cli.core.environment import ismn_version
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.findings import Finding, Verdict
+from ismn_cli.core.recipes import DataChoice
 from ismn_cli.core.specs import AttackSpec, Cell, Norm
 from ismn_cli.core.store import Store
 from ismn_cli.core.worst_case import attack_of
@@ -18,7 +18,7 @@ from ismn_cli.core.worst_case import attack_of
 if TYPE_CHECKING:
     from ismn_cli.audit.self_test import Victim
 
-DATASET = "cifar10-mini"
+DATASET, CLASSES = "cifar10-mini", 10
 IMAGES = 30
 WEAK = "median"
 """A control that is known to fall to an attacker who goes through it."""
@@ -64,7 +64,7 @@ def _run(store: Store, spec: AttackSpec) -> Finding:
     except UsageError as error:
         says = f"There is no classifier at hand that is known to fall. {error.message}"
         return Finding(code="AT07", verdict=Verdict.NOT_RUN, subject=spec.label(), says=says)
-    return self_test(spec, victims, DATASETS[DATASET].classes, spec.label())
+    return self_test(spec, victims, CLASSES, spec.label())
 
 
 def _victims(store: Store) -> Mapping[str, Victim]:
@@ -73,9 +73,9 @@ def _victims(store: Store) -> Mapping[str, Victim]:
     from ismn_cli.data.loading import load_dataset
     from ismn_cli.stages.resolve import resolve
 
-    dataset = DATASETS[DATASET]
-    x, y = next(iter(load_dataset(DATASET, "test", None, IMAGES, 0).batches(IMAGES)))
-    bare, weak = (resolve(name, "released", store, dataset).pipeline for name in ("none", WEAK))
+    images = load_dataset(DataChoice(name=DATASET, limit=IMAGES), "test", None)
+    x, y = next(iter(images.batches(IMAGES)))
+    bare, weak = (resolve(name, "released", store, images.kind).pipeline for name in ("none", WEAK))
     route = next(iter(weak.surrogates().values()))
     return {
         "an undefended classifier": Victim(bare, x, y),

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from ismn_cli.core.catalogue import DATASETS, SYSTEMS, TRAINABLE, SystemEntry, find, load
+from ismn_cli.core.catalogue import SYSTEMS, TRAINABLE, SystemEntry, find, load
 from ismn_cli.core.environment import capture
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import TrainRecipe
 from ismn_cli.core.records import Environment
 from ismn_cli.core.runs import Run
 from ismn_cli.core.settings import build_settings
+from ismn_cli.core.specs import DataKind
 from ismn_cli.core.storage import writing
 from ismn_cli.core.store import Store
 from ismn_cli.stages.measure import clean_figures
 from ismn_cli.stages.resolve import WEIGHTS, Base, base_of, finished
 from ismn_cli.stages.weights import Header, on_device, save_weights, system_hash, tensor_hash
+from ismn_models.refusal import RefusalError
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ismn_cli.data.image_set import ImageSet
     from ismn_cli.engine.fit import OnProgress, Precision
     from ismn_models.pipeline import Pipeline
+    from ismn_models.shape import Shape
     from ismn_models.training import Stage
 
 _LOG = logging.getLogger("ismn")
@@ -49,6 +52,8 @@ class Plan:
     settings: Any
     base: Base | None
     """None: the base classifier is trained first, or is the system itself."""
+    base_settings: Any
+    """Of the base classifier where it is trained first."""
     train: ImageSet
     validation: ImageSet
     test: ImageSet
@@ -67,12 +72,11 @@ class Plan:
         """Return the settings that the base classifier has or will have."""
         if self.base is not None:
             return self.base.config
-        own = self.recipe.system == "classifier"
-        return _plain(self.settings if own else load(str(SYSTEMS["none"].config))())
+        return _plain(self.settings if self.recipe.system == "classifier" else self.base_settings)
 
     def identity(self) -> str:
         """Return the hash of what decides the weights: recipe, base classifier and data."""
-        named = {"name", "summary", "classifier"}
+        named = {"name", "summary", "classifier"} | ({"classifier_config"} if self.base else set())
         content = {k: v for k, v in self.resolved().items() if k not in named}
         content |= {
             "base": self.base.weights if self.base else "fresh",
@@ -97,9 +101,17 @@ def plan_training(recipe: TrainRecipe, store: Store, data_dir: Path | None, devi
     settings = build_settings(load(str(entry.config)), recipe.config, f"settings of {recipe.system}")
     chosen = pick_device(device)
     precision = autocast(chosen, recipe.precision)
-    base = _base(recipe, store)
+    base_settings = build_settings(load(str(SYSTEMS["none"].config)), recipe.classifier_config, "classifier_config")
     train, validation, test = (_images(recipe, split, data_dir) for split in ("train", "validation", "test"))
-    return Plan(recipe, entry, settings, base, train, validation, test, chosen, precision)
+    settings = _fitted(settings, train.kind.shape, f"settings of {recipe.system}")
+    base_settings = _fitted(base_settings, train.kind.shape, "classifier_config")
+    base = _base(recipe, store, train.kind)
+    if recipe.classifier_config and (base or recipe.system == "classifier"):
+        raise UsageError(
+            "classifier_config is for a base classifier that is trained first; here none is.",
+            "Add --classifier fresh, or leave classifier_config out (--system classifier takes config).",
+        )
+    return Plan(recipe, entry, settings, base, base_settings, train, validation, test, chosen, precision)
 
 
 def train(
@@ -122,9 +134,20 @@ def train(
             _forget(run)
         if finished(run):
             return Trained(run, already=True)
-        with marking(run), saving(run.folder):
+        with marking(run), saving(run.folder), telling():
             _fit_and_measure(plan, run, on_progress)
     return Trained(run, already=False)
+
+
+def _fitted(settings: Any, shape: Shape, where: str) -> Any:
+    """Return ``settings`` with what depends on the images filled in, where there is such a thing."""
+    if not hasattr(settings, "resolved"):
+        return settings
+    try:
+        return settings.resolved(shape)
+    except ValueError as error:
+        images = f"{shape.channels} x {shape.size} x {shape.size}"
+        raise UsageError(f"{where}: {error}.", f"The training images are {images} pixels.") from None
 
 
 @contextmanager
@@ -155,13 +178,22 @@ def saving(folder: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def telling() -> Iterator[None]:
+    """Turn what a system's training cannot do into a UsageError."""
+    try:
+        yield
+    except RefusalError as refused:
+        raise UsageError(refused.message, refused.hint) from refused
+
+
 def _environment(plan: Plan) -> Environment:
     import torch
 
     return capture(str(plan.device), torch.get_num_threads())
 
 
-def _base(recipe: TrainRecipe, store: Store) -> Base | None:
+def _base(recipe: TrainRecipe, store: Store, kind: DataKind) -> Base | None:
     choice = recipe.classifier
     if recipe.system == "classifier" and choice not in ("auto", "fresh"):
         raise UsageError(
@@ -170,13 +202,13 @@ def _base(recipe: TrainRecipe, store: Store) -> Base | None:
         )
     if choice == "fresh" or (choice == "auto" and recipe.system in ("classifier", "ismn")):
         return None
-    return base_of(choice, store)
+    return base_of(choice, store, kind)
 
 
 def _images(recipe: TrainRecipe, split: str, data_dir: Path | None) -> ImageSet:
     from ismn_cli.data.loading import load_dataset
 
-    return load_dataset(recipe.dataset.name, split, data_dir, recipe.dataset.limit, recipe.seed)
+    return load_dataset(recipe.dataset, split, data_dir, recipe.seed)
 
 
 def _forget(run: Run) -> None:
@@ -215,21 +247,18 @@ def build_pipeline(plan: Plan) -> Pipeline:
     from ismn_cli.engine.rng import derive, seed_everything
 
     seed_everything(derive(plan.recipe.seed, "init"))
-    dataset = DATASETS[plan.recipe.dataset.name]
-    shape = (dataset.classes, dataset.channels)
+    shape = plan.train.kind.shape
     base = plan.base.net if plan.base else None
     if plan.trains_base_first():
-        plain = SYSTEMS["none"]
-        base = load(plain.build)(load(str(plain.config))(), *shape).base
-    return on_device(load(plan.entry.build)(plan.settings, *shape, base=base), plan.device)
+        base = load(SYSTEMS["none"].build)(plan.base_settings, shape).base
+    return on_device(load(plan.entry.build)(plan.settings, shape, base=base), plan.device)
 
 
 def training_stages(plan: Plan, pipeline: Pipeline) -> list[Stage]:
     """Return the whole schedule: the base classifier's own first, where that is fresh."""
     stages: list[Stage] = []
     if plan.trains_base_first():
-        plain = SYSTEMS["none"]
-        stages += load(str(plain.stages))(pipeline, load(str(plain.config))())
+        stages += load(str(SYSTEMS["none"].stages))(pipeline, plan.base_settings)
     stages += load(str(plan.entry.stages))(pipeline, plan.settings)
     if plan.recipe.epochs is not None:
         for stage in stages:
@@ -260,13 +289,14 @@ def _check_checkpoint(path: Path, pipeline: Pipeline, stages: list[Stage]) -> No
 
 
 def _header(plan: Plan, pipeline: Pipeline, stages: list[Stage]) -> Header:
-    dataset = DATASETS[plan.recipe.dataset.name]
+    dataset, shape = plan.train.kind
     return Header(
         system=plan.recipe.system,
         config=_plain(plan.settings),
-        classes=dataset.classes,
-        channels=dataset.channels,
-        dataset=dataset.name,
+        classes=shape.classes,
+        channels=shape.channels,
+        size=shape.size,
+        dataset=dataset,
         data=plan.train.data_hash,
         images=len(plan.train),
         epochs={stage.name: stage.epochs for stage in stages},

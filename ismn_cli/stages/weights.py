@@ -11,7 +11,8 @@ from pydantic import JsonValue, ValidationError
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.files import replace_atomically
-from ismn_cli.core.specs import Frozen
+from ismn_cli.core.specs import DataKind, Frozen
+from ismn_models.shape import Shape
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,8 @@ class Header(Frozen):
     config: dict[str, JsonValue]
     classes: int
     channels: int
+    size: int = 32
+    """Pixels a side."""
     dataset: str
     data: str
     """Content hash of the training split."""
@@ -41,6 +44,10 @@ class Header(Frozen):
     """sha256 over the tensors of the base classifier, whether or not they are in the file."""
     base_config: dict[str, JsonValue]
     """The base classifier's own settings."""
+
+    def kind(self) -> DataKind:
+        """Return the kind of images that the system is for."""
+        return DataKind(self.dataset, Shape(self.classes, self.channels, self.size))
 
 
 def parts_state(pipeline: Pipeline) -> dict[str, Tensor]:

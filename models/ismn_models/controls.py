@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ismn_models.classifiers.config import ClassifierConfig
-from ismn_models.classifiers.training import build as build_classifier
+from ismn_models.classifiers.nets import base_net
 from ismn_models.controls_config import JpegConfig, MedianConfig, SignDecoderConfig
 from ismn_models.image_prior import ImagePrior
 from ismn_models.pipeline import Classify, Defence, Pipeline, Read, Reading, straight_through
+from ismn_models.shape import Shape
 
 GRID = (8 / 255, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 """Sizes that the sign decoder tries on an image. The best is then refined."""
@@ -159,24 +159,18 @@ def _remove(
     return removed, torch.where(inside, spread, torch.minimum(size.square() / 12, variance))
 
 
-def build_jpeg(config: JpegConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+def build_jpeg(config: JpegConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the base classifier behind JPEG. Raises ValueError unless 1 or 3 channels."""
-    if channels not in (1, 3):
-        raise ValueError(f"JPEG stores 1 or 3 channels, not {channels}")
-    return Pipeline(_base(base, num_classes, channels), Jpeg(config))
+    if shape.channels not in (1, 3):
+        raise ValueError(f"JPEG stores 1 or 3 channels, not {shape.channels}")
+    return Pipeline(base_net(shape, base), Jpeg(config))
 
 
-def build_median(config: MedianConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+def build_median(config: MedianConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the base classifier behind a median filter."""
-    return Pipeline(_base(base, num_classes, channels), Median(config))
+    return Pipeline(base_net(shape, base), Median(config))
 
 
-def build_sign_decoder(
-    config: SignDecoderConfig, num_classes: int, channels: int, base: nn.Module | None = None
-) -> Pipeline:
+def build_sign_decoder(config: SignDecoderConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the base classifier behind the sign decoder. Raises ValueError unless 1 or 3 channels."""
-    return Pipeline(_base(base, num_classes, channels), SignDecoder(config, channels))
-
-
-def _base(base: nn.Module | None, num_classes: int, channels: int) -> nn.Module:
-    return base if base is not None else build_classifier(ClassifierConfig(), num_classes, channels).base
+    return Pipeline(base_net(shape, base), SignDecoder(config, shape.channels))

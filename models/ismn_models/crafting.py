@@ -83,11 +83,18 @@ def _each(size: Size, x: Tensor) -> Tensor:
     return torch.as_tensor(size, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
 
 
+def _as_bytes(images: Tensor) -> Tensor:
+    return (images.detach() * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
 class AttackBank:
     """Adversarial examples of a training set, kept as bytes [n, C, H, W] with each sample's eps [n].
 
     On a frozen classifier an example stays valid from epoch to epoch, and crafting is by far the dearest part
     of training. Bytes round to 1/255, so a kept example may lie up to half a grey level outside its ball.
+
+    Sets of more than `images.KEPT_BYTES` would take too much memory: nothing is kept of them, and every example
+    is crafted when it is asked for.
     """
 
     def __init__(self) -> None:
@@ -96,14 +103,15 @@ class AttackBank:
         self._eps = torch.empty(0)
 
     def reserve(self, train: Images) -> None:
-        """Make room for examples of ``train``, on its device. What is kept already stays if the size fits."""
-        device = train.pixels.device
-        if self._pixels.shape != train.pixels.shape:
-            self._pixels = torch.zeros_like(train.pixels)
-            self._filled = torch.zeros(len(train), dtype=torch.bool)
-            self._eps = torch.zeros(len(train))
-        self._pixels, self._filled = self._pixels.to(device), self._filled.to(device)
-        self._eps = self._eps.to(device)
+        """Make room for examples of ``train``, where its pixels are. What is kept already stays if the size fits."""
+        n = len(train) if train.may_keep() else 0
+        shape = (n, *train.pixels.shape[1:])
+        if self._pixels.shape != shape:
+            self._pixels = torch.zeros(shape, dtype=torch.uint8)
+            self._filled = torch.zeros(n, dtype=torch.bool)
+            self._eps = torch.zeros(n)
+        self._pixels = self._pixels.to(train.pixels.device)
+        self._filled, self._eps = self._filled.to(train.labels.device), self._eps.to(train.labels.device)
 
     def __len__(self) -> int:
         """Return how many examples are kept."""
@@ -116,14 +124,18 @@ class AttackBank:
         (x_adv [m, C, H, W] in [0, 1], eps [m]). It is not called when nothing is missing. Kept and fresh
         examples are rounded alike, so a resumed run sees what an uninterrupted one sees.
         """
+        if not len(self._filled):
+            examples, eps = make(torch.arange(len(index), device=index.device))
+            return _as_bytes(examples).float().div_(255), eps.detach().to(self._eps.dtype)
+        where = self._pixels.device
         missing = (~self._filled[index]).nonzero().flatten()
         if len(missing):
             examples, eps = make(missing)
             target = index[missing]
-            self._pixels[target] = (examples.detach() * 255).round_().clamp_(0, 255).to(torch.uint8)
+            self._pixels[target.to(where)] = _as_bytes(examples).to(where)
             self._eps[target] = eps.detach().to(self._eps.dtype)
             self._filled[target] = True
-        return self._pixels[index].float().div_(255), self._eps[index]
+        return self._pixels[index.to(where)].to(index.device).float().div_(255), self._eps[index]
 
     def clear(self) -> None:
         """Forget all examples; the room stays."""

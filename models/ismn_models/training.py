@@ -17,6 +17,17 @@ from torch.optim import Optimizer
 
 from ismn_models.images import Images
 
+BATCH = 250
+"""Images at a time where nothing is trained."""
+BATCH_PIXELS = 2**20
+"""Most pixels at a time there: `BATCH` images of up to 64 pixels a side, 64 of 128, 4 of 512."""
+
+
+def batch_for(images: Images, most: int = BATCH) -> int:
+    """Return how many of ``images`` to take at a time where nothing is trained, ``most`` unless they are large."""
+    height, width = images.pixels.shape[-2:]
+    return min(most, max(1, BATCH_PIXELS // (height * width)))
+
 
 class Stage(ABC):
     """One stage of a training schedule: some epochs of `step`, then `finish`.
@@ -32,15 +43,23 @@ class Stage(ABC):
     modules: tuple[nn.Module, ...] = ()
     tell: Callable[[int, int], None] | None = None
     """Set by the engine: called with (images done, of all) while `finish` works."""
+    mirror: bool = True
+    """Set by the engine: whether a mirrored image is still of its class (see `Images`)."""
 
-    def watched(self, images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of ``images`` and tell how far it is."""
-        done = 0
-        for x, y in images.batches(size):
+    def augment(self, x: Tensor, pixels: int = 4) -> Tensor:
+        """Return x [N, C, H, W], each image shifted at random and, where that keeps its class, mirrored."""
+        return flip_and_shift(x, pixels, self.mirror)
+
+    def watched(
+        self, images: Images, most: int = BATCH, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of ``images``, all or those at ``order`` [M], and tell how far it is; see `batch_for`."""
+        done, total = 0, len(images) if order is None else len(order)
+        for x, y in images.batches(batch_for(images, most), order):
             yield x, y
             done += len(y)
             if self.tell is not None:
-                self.tell(done, len(images))
+                self.tell(done, total)
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
         """Prepare epoch ``epoch`` (from 0)."""
@@ -71,6 +90,13 @@ class Stage(ABC):
         for module, saved in zip(self.modules, state["modules"], strict=True):
             module.load_state_dict(saved)
 
+    def kept(self) -> dict[str, Any]:
+        """What later stages need of this one when it is finished, apart from the system's own parameters."""
+        return {}
+
+    def load_kept(self, state: dict[str, Any]) -> None:
+        """Take back what `kept` gave, where this stage was finished before the run was cut."""
+
 
 def set_lr(optimiser: Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group."""
@@ -85,8 +111,10 @@ def warmup_cosine(progress: float, warmup: float = 0.1) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def flip_and_shift(x: Tensor, pixels: int = 4) -> Tensor:
-    """Mirror each image [N, C, H, W] with probability 1/2 and shift it by up to ``pixels``, zero-padded.
+def flip_and_shift(x: Tensor, pixels: int = 4, mirror: bool = True) -> Tensor:
+    """Shift each image [N, C, H, W] by up to ``pixels``, zero-padded, and mirror it with probability 1/2.
+
+    Without ``mirror`` it is only shifted: the mirror image of a 2 is no 2.
 
     Channels move together: stack a clean and an attacked image along C to augment both alike.
     """
@@ -95,7 +123,7 @@ def flip_and_shift(x: Tensor, pixels: int = 4) -> Tensor:
     shift = torch.randint(0, 2 * pixels + 1, (2, n, 1), device=x.device)
     rows = torch.arange(h, device=x.device) + shift[0]
     columns = torch.arange(w, device=x.device) + shift[1]
-    mirrored = torch.rand(n, 1, device=x.device) < 0.5
+    mirrored = torch.rand(n, 1, device=x.device) < (0.5 if mirror else 0.0)
     columns = torch.where(mirrored, columns.flip(1), columns)
     batch = torch.arange(n, device=x.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

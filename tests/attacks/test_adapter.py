@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.attacks.adapter import make_attack, resolve_params
+from ismn_cli.core.attack_catalogue import ATTACKS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import AttackSpec, Norm, ThreatModel
 from ismn_cli.engine.craft import craft_batch
@@ -73,14 +74,26 @@ def test_nothing_moves_at_eps_zero(victim) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "classes"),
-    [("apgdt", {}, 3), ("apgdt", {}, 2), ("apgd", {"loss": "dlr"}, 2), ("upgd", {"loss": "dlr"}, 2)],
+    ("method", "others"),
+    [
+        ("apgd", "loss=ce."),
+        ("upgd", "loss=ce, loss=margin."),
+        ("pgd-ensemble", "loss=all, loss=ce, loss=scaled-ce, loss=margin, loss=targeted-margin."),
+    ],
 )
-def test_too_few_classes_are_refused_before_anything_runs(method: str, params, classes: int) -> None:
-    spec = resolve_params(method, ThreatModel(eps=0.1), params)
-    with pytest.raises(UsageError, match=f"at least {classes + 1 if method == 'apgdt' else 3}|at least 4"):
-        make_attack(spec, classes)
-    make_attack(spec, 4)
+def test_a_loss_for_more_classes_is_refused_before_anything_runs(method: str, others: str) -> None:
+    spec = resolve_params(method, ThreatModel(eps=0.1), {"loss": "dlr"})
+    with pytest.raises(UsageError, match="loss=dlr needs at least 3 classes; there are 2") as caught:
+        make_attack(spec, 2)
+    assert caught.value.hint.endswith(others)
+    make_attack(spec, 3)
+
+
+@pytest.mark.parametrize("method", sorted(ATTACKS))
+def test_one_class_is_refused_before_anything_runs(method: str) -> None:
+    spec = resolve_params(method, ThreatModel(eps=0.1, norm=ATTACKS[method].norms[0]), {})
+    with pytest.raises(UsageError, match="at least 2 classes; there are 1"):
+        make_attack(spec, 1)
 
 
 def test_attacks_written_for_colour_refuse_grey() -> None:

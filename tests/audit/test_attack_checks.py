@@ -273,7 +273,7 @@ def test_what_cannot_be_binarised_is_not_run() -> None:
     small = zoo.plain()
     found = binarization(case(nn.Sequential(small.net, nn.LogSoftmax(1)), small), 2, 50)
     assert found.verdict is Verdict.NOT_RUN and "linear" in found.says
-    many = binarization(case(small.net, small, "apgdt", steps=2), 2, 50)
+    many = binarization(case(small.net, small, "apgd", loss="dlr", steps=2), 2, 50)
     assert many.verdict is Verdict.NOT_RUN and "two" in many.says
 
 

@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist
 
 from ismn_cli.audit.ceiling import FIRST, Possible, ceilings
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.recipes import DataChoice
 from ismn_cli.core.specs import Norm, parse_eps
 
 NORMS = st.sampled_from(Norm)
@@ -233,7 +234,7 @@ def test_what_is_no_image_label_or_size_is_refused(images: np.ndarray, labels: n
 def test_real_images_have_their_linear_program_s_value() -> None:
     from ismn_cli.data.loading import load_dataset
 
-    chosen = load_dataset("cifar10-mini", "test", Path.cwd(), 250)
+    chosen = load_dataset(DataChoice(name="cifar10-mini", limit=250), "test", Path.cwd())
     images, labels = chosen.pixels.numpy(), chosen.labels.numpy()
     for eps, top in zip((0.25, 0.3), ceilings(images, labels, Norm.LINF, [0.25, 0.3]), strict=True):
         pairs = conflicts(images, labels, eps + 1e-9, Norm.LINF)

@@ -22,13 +22,16 @@ from torch import Tensor, nn
 from ismn_cli.core import catalogue
 from ismn_cli.core.catalogue import DatasetEntry, SystemEntry
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.specs import DataKind
 from ismn_cli.data.image_set import ImageSet
 from ismn_cli.stages import resolve
 from ismn_models.images import Images
 from ismn_models.pipeline import Classify, Defence, Pipeline
+from ismn_models.shape import Shape
 from ismn_models.training import Stage
 
 CLASSES, CHANNELS, SIZE = 3, 3, 8
+KIND = DataKind("cifar10", Shape(CLASSES, CHANNELS, SIZE))
 COUNTS = {"train": 90, "validation": 30, "test": 60}
 
 
@@ -51,7 +54,7 @@ def load_mini(split: str, data_dir: Path | None = None) -> ImageSet:
     """The first thirty test images, under the name of the set that comes with ismn."""
     if split != "test":
         raise UsageError("cifar10-mini can never be trained on.", "Use --dataset cifar10.")
-    return replace(load("test").take(slice(30)), name="cifar10-mini", total=30)
+    return replace(load("test").take(slice(30)), name="cifar10-mini", total=30, family="cifar10")
 
 
 @dataclass(frozen=True)
@@ -144,40 +147,40 @@ class Descent(Stage):
         return {"threshold": float(self.pipeline.defence.threshold)}
 
 
-def build_plain(config: PlainConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    return Pipeline(base or Net(classes, channels, config.width), Defence())
+def build_plain(config: PlainConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    return Pipeline(base or Net(shape.classes, shape.channels, config.width), Defence())
 
 
 def plain_stages(pipeline: Pipeline, config: PlainConfig) -> list[Stage]:
     return [Descent("base", pipeline.base, config, pipeline)]
 
 
-def build_rejecting(config: CleanerConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    net = base or Net(classes, channels, PlainConfig().width)
-    return Pipeline(net, Cleaner(replace(config, policy="reject"), channels))
+def build_rejecting(config: CleanerConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    net = base or Net(shape.classes, shape.channels, PlainConfig().width)
+    return Pipeline(net, Cleaner(replace(config, policy="reject"), shape.channels))
 
 
-def build_reforming(config: CleanerConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    net = base or Net(classes, channels, PlainConfig().width)
-    return Pipeline(net, Cleaner(config, channels))
+def build_reforming(config: CleanerConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    net = base or Net(shape.classes, shape.channels, PlainConfig().width)
+    return Pipeline(net, Cleaner(config, shape.channels))
 
 
-def build_routing(config: CleanerConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    net = base or Net(classes, channels, PlainConfig().width)
+def build_routing(config: CleanerConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    net = base or Net(shape.classes, shape.channels, PlainConfig().width)
     own = copy.deepcopy(net)
-    return Pipeline(net, Cleaner(replace(config, policy="route"), channels), own)
+    return Pipeline(net, Cleaner(replace(config, policy="route"), shape.channels), own)
 
 
 def cleaner_stages(pipeline: Pipeline, config: CleanerConfig) -> list[Stage]:
     return [Descent("cleaning", pipeline.defence, config, pipeline)]
 
 
-def build_control(config: CleanerConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    return build_reforming(config, classes, channels, base)
+def build_control(config: CleanerConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    return build_reforming(config, shape, base)
 
 
-def build_noisy(config: CleanerConfig, classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    return Pipeline(base or Net(classes, channels, PlainConfig().width), Noisy())
+def build_noisy(config: CleanerConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    return Pipeline(base or Net(shape.classes, shape.channels, PlainConfig().width), Noisy())
 
 
 def _system(name: str, policy: Any, config: str, build: str, stages: str | None, trained_as: str | None) -> SystemEntry:
@@ -193,8 +196,8 @@ SYSTEMS = (
     _system("median", "reform", "CleanerConfig", "build_noisy", None, None),
 )
 DATASETS = (
-    DatasetEntry("cifar10", "small", "small_world:load", CLASSES, CHANNELS, SIZE, trainable=True),
-    DatasetEntry("cifar10-mini", "smaller", "small_world:load_mini", CLASSES, CHANNELS, SIZE, trainable=False),
+    DatasetEntry("cifar10", "small", "small_world:load", trainable=True),
+    DatasetEntry("cifar10-mini", "smaller", "small_world:load_mini", trainable=False),
 )
 
 

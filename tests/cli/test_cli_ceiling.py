@@ -61,7 +61,7 @@ def test_a_part_of_the_images_is_named_as_such(ismn) -> None:
         (("--norm", "l1"), "no norm called 'l1'", "Did you mean 'l2'?"),
         (("--dataset", "cifar11"), "no data set called 'cifar11'", "Did you mean 'cifar10'?"),
         (("--format", "yaml"), "no report format called 'yaml'", "csv, json, markdown, rich"),
-        (("--limit", "0"), "leaves no images", "--limit 100"),
+        (("--limit", "0"), "limit: should be greater than or equal to 1", ""),
     ],
 )
 def test_wrong_options_are_told_with_what_to_type(ismn, arguments: tuple[str, str], says: str, hints: str) -> None:

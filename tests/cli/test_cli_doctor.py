@@ -16,6 +16,7 @@ import torch
 from ismn_cli.cli import doctor
 from ismn_cli.core.findings import Verdict
 from ismn_models.images import Images
+from ismn_models.shape import Shape
 
 CODE = """
 import torch
@@ -56,7 +57,7 @@ def trained() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     net, images = small_world.Net(3, 3, 6), small_world.load("train")
     config = small_world.PlainConfig(lr=0.05)
-    stage = small_world.Descent("base", net, config, small_world.build_plain(config, 3, 3, net))
+    stage = small_world.Descent("base", net, config, small_world.build_plain(config, Shape(3, 3), net))
     for epoch in range(12):
         for x, y in _shuffled(images, epoch):
             stage.step(x, y, torch.arange(len(x)), 0.0)
@@ -156,8 +157,8 @@ def test_a_system_of_the_house(ismn: Ismn) -> None:
         (["net.py:Net", "--expected", "92"], "Write 0.92 or 92%"),
         (["net.py:Net", "--expected", "nan"], "not a share"),
         (["net.py:Net", "--format", "yaml"], "no format called 'yaml'"),
-        (["net.py:Net", "--dataset", "mnist"], "no data set called 'mnist'"),
-        (["net.py:Net", "--limit", "0"], "leaves no images"),
+        (["net.py:Net", "--dataset", "mnits"], "no data set called 'mnits'"),
+        (["net.py:Net", "--limit", "0"], "limit: should be greater than or equal to 1"),
         (["net.py:Net", "--device", "toaster"], "no device called"),
         (["net.py:Net", "--weights", "released"], "--weights"),
         (["net.py:Greedy"], "KeyError"),

@@ -23,6 +23,8 @@ ATTACK = {
     "knowledge": ("white", "knowledge", ("white",)),
     "dataset": ("cifar10-mini", "dataset.name", "cifar10-mini"),
     "limit": ("17", "dataset.limit", 17),
+    "attribute": ("Male", "dataset.attribute", "Male"),
+    "image_size": ("64", "dataset.image_size", 64),
     "weights": ("released", "weights", "released"),
     "seed": ("9", "seed", 9),
     "batch_size": ("5", "batch_size", 5),
@@ -34,6 +36,8 @@ TRAIN = {
     "classifier": ("released", "classifier", "released"),
     "epochs": ("3", "epochs", 3),
     "limit": ("17", "dataset.limit", 17),
+    "attribute": ("Male", "dataset.attribute", "Male"),
+    "image_size": ("64", "dataset.image_size", 64),
     "seed": ("9", "seed", 9),
     "precision": ("fp32", "precision", "fp32"),
 }

@@ -62,7 +62,8 @@ def test_data_sets_refer_to_what_exists(name: str) -> None:
 
 
 def test_trainable_systems() -> None:
-    assert set(TRAINABLE) == {"classifier", "ismn", "magnet", "magnet-diverse", "ddsa", "at", "distillation"}
+    defences = {"ismn", "magnet", "magnet-diverse", "ddsa", "at", "trades", "hgd", "prn", "lad", "distillation"}
+    assert set(TRAINABLE) == {"classifier"} | defences
     assert TRAINABLE["classifier"] is SYSTEMS["none"]
 
 

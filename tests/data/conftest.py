@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic_cifar import write_bin, write_py
 
-from ismn_cli.data import cifar10_files
+from ismn_cli.data import places
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def no_other_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the machine's own copies, and what was warned of before, out of the tests."""
     monkeypatch.delenv("ISMN_DATA_DIR", raising=False)
     monkeypatch.setenv("ISMN_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cifar10_files, "_told", set())
+    monkeypatch.setattr(places, "_told", set())
 
 
 @pytest.fixture(autouse=True)

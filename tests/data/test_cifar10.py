@@ -14,7 +14,8 @@ from synthetic_cifar import labels_of, pixels_of, write_bin, write_py
 from torchvision.datasets import CIFAR10
 
 from ismn_cli.core.errors import UsageError
-from ismn_cli.data import cifar10, cifar10_files
+from ismn_cli.core.recipes import DataChoice
+from ismn_cli.data import cifar10, cifar10_files, places
 from ismn_cli.data.cifar10_files import BIN, PY
 from ismn_cli.data.loading import dataset_at_hand, load_dataset
 
@@ -95,7 +96,7 @@ def test_option_then_variable_then_home(
 def test_home_is_below_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ISMN_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert cifar10_files.home_data() == tmp_path / ".ismn" / "data"
+    assert places.home_data() == tmp_path / ".ismn" / "data"
 
 
 @pytest.mark.parametrize("by_variable", [False, True])
@@ -197,8 +198,8 @@ def test_checksums_are_torchvisions() -> None:
 
 
 def test_loading_by_name_with_a_limit(whole_copy: Path) -> None:
-    whole = load_dataset("cifar10", "test", whole_copy / "bin")
-    part = load_dataset("cifar10", "test", whole_copy / "bin", limit=50, seed=4)
+    whole = load_dataset(DataChoice(name="cifar10"), "test", whole_copy / "bin")
+    part = load_dataset(DataChoice(name="cifar10", limit=50), "test", whole_copy / "bin", 4)
     assert len(whole) == 10_000
     assert torch.equal(part.ids, whole.select(50, 4).ids)
     assert part.labels.bincount().tolist() == [5] * 10
@@ -207,7 +208,7 @@ def test_loading_by_name_with_a_limit(whole_copy: Path) -> None:
 
 def test_an_unknown_data_set_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="cifar11") as caught:
-        load_dataset("cifar11", "test", None)
+        load_dataset(DataChoice(name="cifar11"), "test", None)
     assert "cifar10" in caught.value.hint
 
 

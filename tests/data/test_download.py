@@ -16,7 +16,7 @@ from synthetic_cifar import write_py
 from torchvision.datasets import CIFAR10
 
 from ismn_cli.core.errors import UsageError
-from ismn_cli.data import cifar10, cifar10_files, download
+from ismn_cli.data import cifar10, download, places
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -53,7 +53,7 @@ def test_what_is_not_here_is_downloaded_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(cifar10.load("test")) == 10_000
-    home = cifar10_files.home_data()
+    home = places.home_data()
     assert [path.name for path in home.iterdir()] == ["cifar-10-batches-py"]
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/nobody-listens")
@@ -71,7 +71,7 @@ def test_a_copy_that_was_quicker_is_kept(tmp_path: Path) -> None:
 
 
 def test_an_archive_brought_by_hand_is_used(archive: Path) -> None:
-    home = cifar10_files.home_data()
+    home = places.home_data()
     home.mkdir(parents=True)
     (home / archive.name).symlink_to(archive)
     assert len(cifar10.load("test")) == 10_000
@@ -82,7 +82,7 @@ def test_a_damaged_archive_leaves_nothing_behind(archive: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"could not be downloaded \(File not found or corrupted"):
         cifar10.load("test")
-    assert list(cifar10_files.home_data().iterdir()) == []
+    assert list(places.home_data().iterdir()) == []
 
 
 def assert_says_what_to_do(error: UsageError, folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_offline_gives_one_error_with_files_and_folder(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(UsageError, match="Name or service not known") as caught:
         cifar10.load("train")
-    assert_says_what_to_do(caught.value, cifar10_files.home_data())
+    assert_says_what_to_do(caught.value, places.home_data())
     with pytest.raises(UsageError) as caught:
         cifar10.load("train", tmp_path)
     assert_says_what_to_do(caught.value, tmp_path)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.recipes import DataChoice
 from ismn_cli.data import cifar10, mini
 from ismn_cli.data.loading import load_dataset
 
@@ -35,7 +36,7 @@ def test_no_image_that_was_not_exact_is_in_it() -> None:
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_it_can_never_be_trained_on(split: str) -> None:
     with pytest.raises(UsageError, match="can never be trained on") as caught:
-        load_dataset("cifar10-mini", split, None)
+        load_dataset(DataChoice(name="cifar10-mini"), split, None)
     assert "--dataset cifar10" in caught.value.hint
 
 
@@ -45,7 +46,7 @@ def test_an_unknown_split_is_an_error() -> None:
 
 
 def test_a_selection_is_balanced_and_says_that_it_is_one() -> None:
-    part = load_dataset("cifar10-mini", "test", None, limit=100, seed=0)
+    part = load_dataset(DataChoice(name="cifar10-mini", limit=100), "test", None, 0)
     assert part.labels.bincount().tolist() == [10] * 10
     assert (part.samples().count, part.samples().total) == (100, 1000)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +22,15 @@ class Killed(BaseException):
 
 
 class Toy(Stage):
-    """Adam with momentum of its own, dropout, augmentation, and a helper net outside the system."""
+    """Adam with momentum of its own, dropout, augmentation, and a helper net outside the system.
+
+    Its noise is moved by the helper of the stage before: that is finished, and still needed.
+    """
 
     batch_size = 7
 
-    def __init__(self, name: str, net: nn.Module, epochs: int) -> None:
-        self.name, self.net, self.epochs = name, net, epochs
+    def __init__(self, name: str, net: nn.Module, epochs: int, before: Toy | None = None) -> None:
+        self.name, self.net, self.epochs, self.before = name, net, epochs, before
         helper = nn.Linear(3, 3)
         self.modules = (helper,)
         parameters = [p for p in net.parameters() if p.requires_grad] + list(helper.parameters())
@@ -35,6 +39,8 @@ class Toy(Stage):
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
         self.noise = torch.randn(3)
+        if self.before is not None:
+            self.noise += self.before.modules[0].bias.detach()
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         self.seen += index.tolist()
@@ -51,6 +57,12 @@ class Toy(Stage):
             for parameter in self.net.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
         return {"done": float(len(validation))}
+
+    def kept(self) -> dict[str, Any]:
+        return {"helper": self.modules[0].state_dict()}
+
+    def load_kept(self, state: dict[str, Any]) -> None:
+        self.modules[0].load_state_dict(state["helper"])
 
 
 class Fixed(Defence):
@@ -70,7 +82,8 @@ def _net() -> nn.Module:
 def _system(epochs: int) -> tuple[Pipeline, list[Toy]]:
     torch.manual_seed(0)
     pipeline = Pipeline(_net(), Fixed(), _net())
-    return pipeline, [Toy("base", pipeline.base, epochs), Toy("target", pipeline.classifier, 2)]
+    base = Toy("base", pipeline.base, epochs)
+    return pipeline, [base, Toy("target", pipeline.classifier, 2, before=base)]
 
 
 def _images(n: int) -> Images:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ismn_cli.engine.fit import Progress, fit
 from ismn_models.adversarial import system as adversarial
 from ismn_models.adversarial.config import AdversarialConfig
+from ismn_models.adversarial.trades import system as trades
+from ismn_models.adversarial.trades.config import TradesConfig
 from ismn_models.classifiers import training as classifiers
 from ismn_models.classifiers.config import ClassifierConfig
 from ismn_models.controls import build_jpeg, build_median, build_sign_decoder
@@ -21,14 +23,21 @@ from ismn_models.ddsa import system as ddsa
 from ismn_models.ddsa.config import DdsaConfig
 from ismn_models.distillation import system as distillation
 from ismn_models.distillation.config import DistillationConfig
+from ismn_models.hgd import system as hgd
+from ismn_models.hgd.config import HgdConfig
 from ismn_models.images import Images
 from ismn_models.ismn import system as ismn
 from ismn_models.ismn.config import IsmnConfig
+from ismn_models.lad import system as lad
+from ismn_models.lad.config import LadConfig
 from ismn_models.magnet import system as magnet
 from ismn_models.magnet.config import MagnetConfig
 from ismn_models.magnet.diverse import system as diverse
 from ismn_models.magnet.diverse.config import DiverseConfig
 from ismn_models.pipeline import Pipeline
+from ismn_models.prn import system as prn
+from ismn_models.prn.config import PrnConfig
+from ismn_models.shape import Shape
 from ismn_models.training import Stage
 
 SIZE, CLASSES = 16, 3
@@ -62,25 +71,32 @@ def images(n: int = 24, seed: int = 0, side: int = SIZE) -> Images:
 
 
 def _ismn(base: nn.Module) -> Pipeline:
-    return ismn.build(IsmnConfig(false_positive_rate=0.3), CLASSES, 3, base, size=SIZE)
+    return ismn.build(IsmnConfig(false_positive_rate=0.3), Shape(CLASSES, 3, SIZE), base)
 
 
 BUILDERS: dict[str, Callable[[nn.Module], Pipeline]] = {
-    "none": lambda base: classifiers.build(ClassifierConfig(), CLASSES, 3, base),
+    "none": lambda base: classifiers.build(ClassifierConfig(), Shape(CLASSES, 3), base),
     "ismn": _ismn,
-    "magnet": lambda base: magnet.build(MagnetConfig(**RATES), CLASSES, 3, base),
-    "magnet, paper": lambda base: magnet.build(MagnetConfig(arch="paper", **RATES), CLASSES, 3, base),
+    "magnet": lambda base: magnet.build(MagnetConfig(**RATES), Shape(CLASSES, 3), base),
+    "magnet, paper": lambda base: magnet.build(MagnetConfig(arch="paper", **RATES), Shape(CLASSES, 3), base),
     "magnet, error only": lambda base: magnet.build(
-        MagnetConfig(off=("jsd-10", "jsd-40"), **RATES), CLASSES, 3, base
+        MagnetConfig(off=("jsd-10", "jsd-40"), **RATES), Shape(CLASSES, 3), base
     ),
-    "magnet, no reformer": lambda base: magnet.build(MagnetConfig(off=("reformer",), **RATES), CLASSES, 3, base),
-    "magnet-diverse": lambda base: diverse.build(DiverseConfig(pack=3, **RATES), CLASSES, 3, base),
-    "ddsa": lambda base: ddsa.build(DdsaConfig(), CLASSES, 3, base, size=SIZE),
-    "at": lambda base: adversarial.build(AdversarialConfig(), CLASSES, 3, base),
-    "distillation": lambda base: distillation.build(DistillationConfig(), CLASSES, 3, base),
-    "jpeg": lambda base: build_jpeg(JpegConfig(), CLASSES, 3, base),
-    "median": lambda base: build_median(MedianConfig(), CLASSES, 3, base),
-    "sign-decoder": lambda base: build_sign_decoder(SignDecoderConfig(eps=0.1), CLASSES, 3, base),
+    "magnet, no reformer": lambda base: magnet.build(MagnetConfig(off=("reformer",), **RATES), Shape(CLASSES, 3), base),
+    "magnet, mnist": lambda base: magnet.build(
+        MagnetConfig(setup="mnist", error_drop_rate=0.2), Shape(CLASSES, 3, SIZE), base
+    ),
+    "magnet-diverse": lambda base: diverse.build(DiverseConfig(pack=3, **RATES), Shape(CLASSES, 3), base),
+    "ddsa": lambda base: ddsa.build(DdsaConfig(), Shape(CLASSES, 3, SIZE), base),
+    "prn": lambda base: prn.build(PrnConfig(maps=8, false_positive_rate=0.3), Shape(CLASSES, 3, SIZE), base),
+    "at": lambda base: adversarial.build(AdversarialConfig(), Shape(CLASSES, 3), base),
+    "trades": lambda base: trades.build(TradesConfig(), Shape(CLASSES, 3), base),
+    "hgd": lambda base: hgd.build(HgdConfig(maps=4), Shape(CLASSES, 3, SIZE), base),
+    "distillation": lambda base: distillation.build(DistillationConfig(), Shape(CLASSES, 3), base),
+    "lad": lambda base: lad.build(LadConfig(), Shape(CLASSES, 3, SIZE), base),
+    "jpeg": lambda base: build_jpeg(JpegConfig(), Shape(CLASSES, 3), base),
+    "median": lambda base: build_median(MedianConfig(), Shape(CLASSES, 3), base),
+    "sign-decoder": lambda base: build_sign_decoder(SignDecoderConfig(eps=0.1), Shape(CLASSES, 3), base),
 }
 """By the name in the catalogue, and perhaps what differs from the defaults."""
 

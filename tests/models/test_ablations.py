@@ -10,6 +10,7 @@ from ismn_models.ismn import ablations
 from ismn_models.ismn.config import IsmnConfig
 from ismn_models.ismn.system import build
 from ismn_models.pipeline import Pipeline
+from ismn_models.shape import Shape
 
 
 class Tiny(nn.Module):
@@ -26,7 +27,7 @@ class Tiny(nn.Module):
 def system() -> Pipeline:
     """Half of the images are flagged, and no regeneration is ever good enough."""
     torch.manual_seed(0)
-    pipeline = build(IsmnConfig(), 4, 3, Tiny(1)).eval()
+    pipeline = build(IsmnConfig(), Shape(4, 3), Tiny(1)).eval()
     pipeline.classifier.load_state_dict(Tiny(2).state_dict())
     # Untrained, the generator returns its input, and the detector has nothing to look at.
     with torch.no_grad():
@@ -86,4 +87,4 @@ def test_only_ismn_has_these_parts() -> None:
 
     for alter in (ablations.no_detector, ablations.no_loop):
         with pytest.raises(TypeError):
-            alter(build_magnet(MagnetConfig(), 4, 3, Tiny(1)))
+            alter(build_magnet(MagnetConfig(), Shape(4, 3), Tiny(1)))

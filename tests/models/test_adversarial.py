@@ -19,6 +19,8 @@ from ismn_models.classifiers.hardened import initialise
 from ismn_models.classifiers.table1 import Table1
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
+from ismn_models.refusal import RefusalError
+from ismn_models.shape import Shape
 from ismn_models.training import Stage
 
 SMALL = AdversarialConfig(epochs=2, batch_size=8, steps=2, start="base")
@@ -27,7 +29,7 @@ FAST = replace(SMALL, method="fast", steps=None)
 
 def stage_of(config: AdversarialConfig = SMALL, seed: int = 0) -> AdversarialTraining:
     torch.manual_seed(seed)
-    (stage,) = stages(build(config, 3, 3, SmallNet(side=8)), config)
+    (stage,) = stages(build(config, Shape(3, 3), SmallNet(side=8)), config)
     assert isinstance(stage, AdversarialTraining)
     return stage
 
@@ -113,12 +115,12 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("method", ["pgd", "fast"])
 def test_it_gives_up_what_an_attacker_can_turn_round(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With next to no attack the faint pixels win, and PGD takes all; against 8/255 the strong one is left."""
-    monkeypatch.setattr("ismn_models.adversarial.training.flip_and_shift", lambda x: x)
+    monkeypatch.setattr("ismn_models.training.flip_and_shift", lambda x, *_: x)
     data, measured = planted(), {}
     for eps in (1e-6, 8 / 255):
         config = AdversarialConfig(epochs=10, batch_size=16, method=method, eps=eps)
         torch.manual_seed(0)
-        (stage,) = stages(build(config, 2, 3, Linear()), config)
+        (stage,) = stages(build(config, Shape(2, 3), Linear()), config)
         assert isinstance(stage, AdversarialTraining)
         for epoch in range(10):
             stage.begin_epoch(epoch, data)
@@ -208,7 +210,7 @@ def test_steps_that_would_be_ignored_are_refused() -> None:
 
 
 def test_the_answer_is_the_hardened_nets_alone() -> None:
-    system = build(SMALL, 3, 3, SmallNet(side=8)).eval()
+    system = build(SMALL, Shape(3, 3), SmallNet(side=8)).eval()
     x = images(6, side=8).floats()
     with torch.no_grad():
         system.classifier.out.bias.add_(torch.tensor([5.0, 0.0, 0.0]))
@@ -220,7 +222,7 @@ def test_the_answer_is_the_hardened_nets_alone() -> None:
 
 
 def test_a_system_that_answers_with_its_base_is_refused() -> None:
-    system = build(SMALL, 3, 3, SmallNet(side=8))
+    system = build(SMALL, Shape(3, 3), SmallNet(side=8))
     with pytest.raises(TypeError, match="answers with its base"):
         stages(Pipeline(system.base, system.defence), SMALL)
 
@@ -259,14 +261,14 @@ def test_weights_that_cannot_be_drawn_anew_are_not_passed_off_as_new() -> None:
             super().__init__()
             self.by = nn.Parameter(torch.ones(1))
 
-    with pytest.raises(ValueError, match="Scale cannot draw new weights"):
+    with pytest.raises(RefusalError, match="Scale, which cannot draw new weights"):
         initialise(Scale(), Scale(), "fresh")
 
 
 @pytest.mark.parametrize("config", [replace(SMALL, start="fresh"), FAST])
 def test_killed_anywhere_and_continued(config: AdversarialConfig, tmp_path: Path) -> None:
     def make() -> tuple[Pipeline, list[Stage]]:
-        system = build(config, 3, 3, SmallNet(side=8))
+        system = build(config, Shape(3, 3), SmallNet(side=8))
         return system, stages(system, config)
 
     check_every_kill(make, tmp_path)
@@ -274,7 +276,7 @@ def test_killed_anywhere_and_continued(config: AdversarialConfig, tmp_path: Path
 
 def test_the_base_is_left_alone(tmp_path: Path) -> None:
     def make() -> tuple[Pipeline, list[Stage]]:
-        system = build(SMALL, 3, 3, SmallNet(side=8))
+        system = build(SMALL, Shape(3, 3), SmallNet(side=8))
         return system, stages(system, SMALL)
 
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from ismn_models.classifiers.config import ClassifierConfig
 from ismn_models.classifiers.table1 import Table1
 from ismn_models.classifiers.training import CleanTraining, accuracy, build, stages
 from ismn_models.images import Images
+from ismn_models.shape import Shape
 from ismn_models.training import flip_and_shift, warmup_cosine
 
 
@@ -54,7 +55,7 @@ def test_training_lowers_the_loss_and_measures_accuracy() -> None:
     pixels = (labels * 200).to(torch.uint8)[:, None, None, None].expand(48, 1, 16, 16).contiguous()
     images = Images(pixels, labels)
     config = ClassifierConfig(epochs=2, batch_size=8, lr=0.01)
-    pipeline = build(config, 2, 1)
+    pipeline = build(config, Shape(2, 1))
     (stage,) = stages(pipeline, config)
     assert isinstance(stage, CleanTraining)
     losses = [

@@ -22,6 +22,7 @@ from ismn_models.controls import (
 )
 from ismn_models.controls_config import JpegConfig, MedianConfig, SignDecoderConfig
 from ismn_models.image_prior import ImagePrior
+from ismn_models.shape import Shape
 from ismn_models.transforms import dct_matrix
 
 TINY = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
@@ -77,7 +78,7 @@ def test_median_equals_scipys(radius: int) -> None:
 
 def test_median_has_a_gradient() -> None:
     x = torch.rand(2, 3, 32, 32, requires_grad=True)
-    system = build_median(MedianConfig(), 4, 3, TINY)
+    system = build_median(MedianConfig(), Shape(4, 3), TINY)
     for surrogate in system.defence.surrogates(system.base).values():
         (gradient,) = torch.autograd.grad(surrogate(x).logits.sum(), x)
         assert gradient.abs().amax((1, 2, 3)).min() > 0
@@ -86,9 +87,9 @@ def test_median_has_a_gradient() -> None:
 @pytest.mark.parametrize(
     ("system", "differentiable"),
     [
-        (build_jpeg(JpegConfig(), 4, 3, TINY), False),
-        (build_median(MedianConfig(), 4, 3, TINY), True),
-        (build_sign_decoder(SignDecoderConfig(), 4, 3, TINY), False),
+        (build_jpeg(JpegConfig(), Shape(4, 3), TINY), False),
+        (build_median(MedianConfig(), Shape(4, 3), TINY), True),
+        (build_sign_decoder(SignDecoderConfig(), Shape(4, 3), TINY), False),
     ],
 )
 def test_controls_reform_and_never_reject(system: nn.Module, differentiable: bool) -> None:
@@ -104,7 +105,7 @@ def test_controls_reform_and_never_reject(system: nn.Module, differentiable: boo
 def test_other_channel_counts_are_refused(build: object) -> None:
     config = JpegConfig() if build is build_jpeg else SignDecoderConfig()
     with pytest.raises(ValueError, match="1 or 3 channels"):
-        build(config, 4, 2, TINY)  # type: ignore[operator]
+        build(config, Shape(4, 2), TINY)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("eps", [0.1, 0.2, 0.3, 0.4])

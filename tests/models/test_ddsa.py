@@ -17,6 +17,7 @@ from ismn_models.ddsa.training import DenoisingStage
 from ismn_models.ddsa.training import stages as make_stages
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
+from ismn_models.shape import Shape
 from ismn_models.sparsity import RunningMeanSparsity
 
 SMALL = DdsaConfig(epochs=2, batch_size=16, pgd_steps=2, eps_max=0.2)
@@ -40,7 +41,7 @@ def images(n: int = 64) -> Images:
 
 def pipeline(seed: int = 0) -> Pipeline:
     torch.manual_seed(seed)
-    return build(SMALL, 4, 3, TinyNet(), size=8)
+    return build(SMALL, Shape(4, 3, 8), TinyNet())
 
 
 def stage_of(system: Pipeline, config: DdsaConfig = SMALL) -> DenoisingStage:

@@ -15,13 +15,14 @@ from ismn_models.distillation.config import DistillationConfig
 from ismn_models.distillation.system import build
 from ismn_models.distillation.training import StudentStage, TeacherStage, stages
 from ismn_models.pipeline import Pipeline
+from ismn_models.shape import Shape
 from ismn_models.training import Stage
 
 SMALL = DistillationConfig(teacher_epochs=2, student_epochs=2, batch_size=8, lr=0.02)
 
 
 def make(config: DistillationConfig = SMALL) -> tuple[Pipeline, list[Stage]]:
-    system = build(config, 3, 3, SmallNet(side=8))
+    system = build(config, Shape(3, 3), SmallNet(side=8))
     return system, stages(system, config)
 
 
@@ -39,7 +40,7 @@ def test_defaults_are_those_of_the_reimplementation() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_the_losses_written_out(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ismn_models.distillation.training.flip_and_shift", lambda x: x)
+    monkeypatch.setattr("ismn_models.training.flip_and_shift", lambda x, *_: x)
     _, teacher, student = both(replace(SMALL, temperature=temperature))
     data = images(8, side=8)
     x, y, index = data.floats(), data.labels, torch.arange(8)

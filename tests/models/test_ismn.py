@@ -11,15 +11,17 @@ import torch
 from scipy.fft import dctn
 from torch import Tensor, nn
 
+from ismn_models.dct_detector import fit_linear_svm
 from ismn_models.images import Images
 from ismn_models.ismn import losses
 from ismn_models.ismn.config import IsmnConfig
 from ismn_models.ismn.defence import Ismn
-from ismn_models.ismn.detector import Detector, fit_linear_svm, fit_ridge
+from ismn_models.ismn.detector import Detector, fit_ridge
 from ismn_models.ismn.mixture import attack_mixture
 from ismn_models.ismn.nets import Discriminator, Encoder, PlainGenerator, SkipGenerator
 from ismn_models.ismn.system import build
 from ismn_models.ismn.training import DetectorStage, MappingStage, TargetStage, stages
+from ismn_models.shape import Shape
 
 SMALL = IsmnConfig(
     mapping_epochs=1, target_epochs=1, detector_images=16, gan_start=0, pgd_steps=2, at_steps=2, batch_size=8
@@ -282,7 +284,7 @@ def test_all_stages_run_and_the_base_stays_as_it_is() -> None:
     torch.manual_seed(0)
     data, base = images(32), TinyNet()
     before = {k: v.clone() for k, v in base.state_dict().items()}
-    pipeline = build(SMALL, 3, 3, base)
+    pipeline = build(SMALL, Shape(3, 3), base)
     mapping, detector, target = stages(pipeline, SMALL)
     assert isinstance(mapping, MappingStage)
     assert isinstance(target, TargetStage)
@@ -304,7 +306,7 @@ def test_mapping_learns_to_undo_attacks() -> None:
     config = replace(SMALL, off=terms, mapping_lr=1e-3, refresh=100, eps=(0.3,), batch_size=16)
     smooth = torch.linspace(40, 200, 32).to(torch.uint8).expand(16, 3, 32, 32).contiguous()
     data = Images(smooth, torch.arange(16) % 3)
-    stage = stages(build(config, 3, 3, TinyNet()), config)[0]
+    stage = stages(build(config, Shape(3, 3), TinyNet()), config)[0]
     assert isinstance(stage, MappingStage)
     seen = run_stage(stage, data, epochs=40)
     assert np.mean(seen[-4:]) < 0.85 * np.mean(seen[:4])
@@ -317,7 +319,7 @@ def test_mapping_learns_to_undo_attacks() -> None:
 def test_every_part_of_the_training_can_be_switched_off_and_matters(part: str) -> None:
     def trained(config: IsmnConfig) -> Tensor:
         torch.manual_seed(0)
-        pipeline = build(config, 3, 3, TinyNet())
+        pipeline = build(config, Shape(3, 3), TinyNet())
         mapping, _, target = stages(pipeline, config)
         torch.manual_seed(1)
         assert isinstance(mapping, MappingStage)
@@ -333,7 +335,7 @@ def test_every_part_of_the_training_can_be_switched_off_and_matters(part: str) -
 
 def test_target_off_leaves_the_base_to_answer() -> None:
     config = replace(SMALL, off=("target",))
-    pipeline = build(config, 3, 3, TinyNet())
+    pipeline = build(config, Shape(3, 3), TinyNet())
     assert pipeline.classifier is pipeline.base
     assert [stage.name for stage in stages(pipeline, config)] == ["mapping", "detector"]
 
@@ -341,7 +343,7 @@ def test_target_off_leaves_the_base_to_answer() -> None:
 def test_a_stage_continues_from_its_state() -> None:
     def fresh() -> tuple[MappingStage, Ismn]:
         torch.manual_seed(0)
-        pipeline = build(SMALL, 3, 3, TinyNet())
+        pipeline = build(SMALL, Shape(3, 3), TinyNet())
         stage = stages(pipeline, SMALL)[0]
         assert isinstance(stage, MappingStage)
         assert isinstance(pipeline.defence, Ismn)
@@ -370,7 +372,7 @@ def test_a_stage_continues_from_its_state() -> None:
 
 def test_detector_stage_is_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    pipeline = build(SMALL, 3, 3, TinyNet())
+    pipeline = build(SMALL, Shape(3, 3), TinyNet())
     stage = stages(pipeline, SMALL)[1]
     assert isinstance(stage, DetectorStage)
     _, eps = stage._features(images(40))

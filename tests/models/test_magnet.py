@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from ismn_models.images import Images
 from ismn_models.magnet.config import MagnetConfig, Part
+from ismn_models.magnet.design import Structure
 from ismn_models.magnet.detectors import divergence, reconstruction_error, threshold_at
 from ismn_models.magnet.nets import autoencoder
 from ismn_models.magnet.system import Magnet, build
 from ismn_models.magnet.training import AutoencoderStage, FixedNoise, stages
 from ismn_models.pipeline import Defence, Pipeline
+from ismn_models.shape import Shape
 
 SMALL = MagnetConfig(epochs=2, batch_size=16)
 
@@ -45,7 +47,7 @@ def images(n: int = 64, seed: int = 0) -> Images:
 
 def pipeline(config: MagnetConfig = SMALL, seed: int = 0) -> Pipeline:
     torch.manual_seed(seed)
-    return build(config, 4, 3, TinyNet()).eval()
+    return build(config, Shape(4, 3), TinyNet()).eval()
 
 
 def magnet(config: MagnetConfig = SMALL) -> tuple[Magnet, nn.Module]:
@@ -54,14 +56,23 @@ def magnet(config: MagnetConfig = SMALL) -> tuple[Magnet, nn.Module]:
     return system.defence, system.base
 
 
-@pytest.mark.parametrize(("arch", "count"), [("paper", 252), ("improved", 11_139)])
-def test_weight_counts(arch: str, count: int) -> None:
-    net = autoencoder(arch)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("structure", "channels", "count", "convolutions"),
+    [
+        ((3,), 3, 252, 3),
+        ("improved", 3, 11_139, 3),
+        ((3, "average", 3), 1, 310, 5),
+        ((3,), 1, 142, 3),
+    ],
+)
+def test_weight_counts(structure: Structure, channels: int, count: int, convolutions: int) -> None:
+    net = autoencoder(structure, channels)
     assert sum(p.numel() for p in net.parameters()) == count
-    rebuilt = net(torch.rand(2, 3, 8, 8))
-    assert rebuilt.shape == (2, 3, 8, 8)
+    x = torch.rand(2, channels, 8, 8)
+    rebuilt = net(x)
+    assert rebuilt.shape == x.shape
     assert ((rebuilt >= 0) & (rebuilt <= 1)).all()
-    assert len(net.activities(torch.rand(2, 3, 8, 8))) == 3
+    assert len(net.activities(x)) == convolutions == sum(isinstance(m, nn.Conv2d) for m in net.modules())
 
 
 LOGITS = arrays.arrays("float32", (3, 5), elements=st.floats(-1e4, 1e4, width=32))
@@ -156,7 +167,7 @@ def test_a_detector_can_be_switched_off(part: Part) -> None:
     defence, base = magnet(replace(SMALL, off=(part,), error_drop_rate=0.1, jsd_drop_rate=0.1))
     full, _ = magnet()
     x = images(20).floats()
-    kept = [i for i, name in enumerate(full.detectors) if name != part]
+    kept = [i for i, detector in enumerate(full.detectors) if detector.name != part]
     assert torch.equal(defence.marks(x, base), full.marks(x, base)[:, kept])
     defence.calibrate([x], base)
     assert int(defence.thresholds.isinf().sum()) == 1

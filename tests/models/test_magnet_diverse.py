@@ -22,6 +22,7 @@ from ismn_models.magnet.system import Magnet
 from ismn_models.magnet.system import build as build_plain
 from ismn_models.magnet.training import stages as plain_stages
 from ismn_models.pipeline import Pipeline
+from ismn_models.shape import Shape
 from ismn_models.training import Stage
 
 SMALL = DiverseConfig(pack=3, epochs=2, alone_epochs=1, batch_size=8, lr=1e-2)
@@ -35,7 +36,7 @@ def diverse(seed: int = 0) -> tuple[DiverseMagnet, nn.Module]:
 
 def member(defence: DiverseMagnet, number: int) -> Magnet:
     """Return the plain MagNet that the pack is for an image that draws ``number``."""
-    plain = Magnet(replace(MagnetConfig(), arch=defence.config.arch)).eval()
+    plain = Magnet(replace(MagnetConfig(), arch=defence.config.arch), Shape()).eval()
     plain.autoencoder = defence.autoencoders_used()[number]
     plain.thresholds.copy_(defence.thresholds[number])
     return plain
@@ -126,7 +127,7 @@ def test_another_seed_gives_another_pack() -> None:
     packs = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        system = build(SMALL, 3, 3, SmallNet())
+        system = build(SMALL, Shape(3, 3), SmallNet())
         packs.append(torch.cat([p.flatten() for p in system.defence.parameters()]))
     assert torch.equal(packs[0], packs[1])
     assert not torch.equal(packs[0], packs[2])
@@ -146,7 +147,7 @@ def test_the_diverse_loss_is_bounded_below(pack: int, alpha: float, seed: int) -
     rebuilt = torch.rand(pack, 2, 3, 4, 4, generator=generator)
     x = torch.rand(2, 3, 4, 4, generator=generator)
     config = replace(SMALL, diversity=alpha)
-    stage = TogetherStage(nn.Identity(), DiverseMagnet(config), config)
+    stage = TogetherStage(nn.Identity(), DiverseMagnet(config, Shape()), config)
     mean = rebuilt.mean(0)
     apart = sum(float((each - mean).square().mean()) for each in rebuilt)
     wanted = (1 - alpha) * apart + pack * float((mean - x).square().mean())
@@ -164,7 +165,7 @@ def test_diversity_drives_the_pack_apart() -> None:
     for diversity in (0.0, 0.9):
         config = replace(SMALL, epochs=8, diversity=diversity)
         torch.manual_seed(0)
-        system = build(config, 3, 3, SmallNet(side=8))
+        system = build(config, Shape(3, 3), SmallNet(side=8))
         stage = stages(system, config)[1]
         assert isinstance(stage, TogetherStage)
         apart[diversity] = run(stage)[-1]["spread"]
@@ -186,8 +187,8 @@ def test_alone_is_the_training_of_one_autoencoder_by_itself() -> None:
     """Adam sees each weight by itself: with one noise, each comes out as it does without the others."""
     config = replace(SMALL, alone_epochs=2)
     torch.manual_seed(0)
-    system = build(config, 3, 3, SmallNet(side=8))
-    single = build_plain(replace(MagnetConfig(), lr=config.lr, epochs=2, batch_size=8), 3, 3, SmallNet(side=8))
+    system = build(config, Shape(3, 3), SmallNet(side=8))
+    single = build_plain(replace(MagnetConfig(), lr=config.lr, epochs=2, batch_size=8), Shape(3, 3), SmallNet(side=8))
     assert isinstance(system.defence, DiverseMagnet) and isinstance(single.defence, Magnet)
     single.defence.autoencoder.load_state_dict(system.defence.autoencoders[1].state_dict())
     stage = stages(system, config)[0]
@@ -199,13 +200,13 @@ def test_alone_is_the_training_of_one_autoencoder_by_itself() -> None:
 
 
 def make() -> tuple[Pipeline, list[Stage]]:
-    system = build(SMALL, 3, 3, SmallNet(side=8))
+    system = build(SMALL, Shape(3, 3), SmallNet(side=8))
     return system, stages(system, SMALL)
 
 
 def test_training_calibrates_and_leaves_the_base_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    before = build(SMALL, 3, 3, SmallNet(side=8)).base.state_dict()
+    before = build(SMALL, Shape(3, 3), SmallNet(side=8)).base.state_dict()
     system = train(make, tmp_path / "checkpoint.pt")
     assert all(torch.equal(value, before[name]) for name, value in system.base.state_dict().items())
     figures = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["figures"]

@@ -14,7 +14,7 @@ from ismn_models.pipeline import Decision, Pipeline, Reading
 
 EXPECTATIONS = {"pack"}
 """Surrogates that average over a system's draws: no one decision is theirs."""
-DETECTING = [name for name in BUILDERS if name.startswith(("magnet", "ismn"))]
+DETECTING = [name for name in BUILDERS if name.startswith(("magnet", "ismn", "prn"))]
 SEEDS = st.integers(0, 2**32 - 1)
 some = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -136,3 +136,14 @@ def test_readings_without_the_attack_that_is_named_are_refused(store: Store) -> 
         plan_claims(claims, claims.readings[:1], setting, store, None, "cpu")
     found = run_claims(plan(store, claims, limit=3), store, lambda _: None)
     assert [c.trial.reading.name for c in found] == ["noise"] and found[0].verdict is not Verdict.NOT_TESTED
+
+
+@pytest.mark.usefixtures("two")
+def test_a_reading_is_tried_at_the_levels_of_its_own_attacks(store: Store) -> None:
+    rows = [
+        {"system": "none", "attack": "fgsm", "figures": {0.1: 0.5}},
+        {"system": "none", "attack": "long", "figures": {0.2: 0.5, 0.3: 0.4}},
+    ]
+    parts = [part for part, _ in plan(store, some_claims(claims=rows)).parts]
+    made = [(p.reading.name, tuple(a.label for a in p.attacks), p.levels) for p in parts]
+    assert made == [("linf", ("fgsm",), (0.1,)), ("two", ("long", "fgsm"), (0.1, 0.2, 0.3))]

@@ -9,7 +9,7 @@ import torch
 
 from ismn_cli.attacks import adapter
 from ismn_cli.core.errors import UsageError
-from ismn_cli.core.recipes import MatrixRecipe
+from ismn_cli.core.recipes import DataChoice, MatrixRecipe
 from ismn_cli.core.records import Answers, CellResult, Outcome
 from ismn_cli.core.specs import Knowledge
 from ismn_cli.core.store import Store
@@ -148,7 +148,7 @@ def test_the_majority_of_draws() -> None:
 def test_the_verdict_ranks_wrong_over_refused_over_right(store: Store, systems: dict[str, str]) -> None:
     finished = _run(store, defence=["magnet"])
     pipeline = finished.systems[0].pipeline
-    x = load_dataset("cifar10", "test", None).floats()
+    x = load_dataset(DataChoice(name="cifar10"), "test", None).floats()
     decision = pipeline.decide(x)
     y = decision.logits.argmax(1)
     y[::2] = (y[::2] + 1) % 3

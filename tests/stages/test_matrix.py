@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ismn_cli.attacks import adapter
 from ismn_cli.core.errors import UsageError
-from ismn_cli.core.recipes import MatrixRecipe
+from ismn_cli.core.recipes import DataChoice, MatrixRecipe
 from ismn_cli.core.records import Outcome
 from ismn_cli.core.specs import Knowledge
 from ismn_cli.core.store import Store
@@ -35,7 +35,7 @@ def two(trained) -> None:
 @pytest.mark.usefixtures("two")
 def test_cells_agree_with_a_bare_loop(store: Store) -> None:
     finished = _run(store, attack={"method": "fgsm", "eps": 0.2}, defence=["ddsa", "none"], batch_size=7)
-    images = load_dataset("cifar10", "test", None)
+    images = load_dataset(DataChoice(name="cifar10"), "test", None)
     x, y = images.floats(), images.labels
     by_name = {s.subject.name: s.pipeline for s in finished.systems}
     point = x.clone().requires_grad_()

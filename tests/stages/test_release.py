@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import small_world
 import torch
 
-from ismn_cli.core.catalogue import DATASETS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.store import Store
 from ismn_cli.stages import release as module
@@ -28,7 +28,7 @@ def shipped(trained, store: Store, released: Path) -> dict[str, str]:
 
 
 def _resolve(store: Store, name: str):
-    return resolve(name, "released", store, DATASETS["cifar10"])
+    return resolve(name, "released", store, small_world.KIND)
 
 
 def test_the_manifest_tells_what_was_shipped(shipped, store: Store, released: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_manifest_tells_what_was_shipped(shipped, store: Store, released: Pa
 def test_all_stand_on_the_one_rounded_classifier(shipped, store: Store, released: Path) -> None:
     systems = {name: _resolve(store, name) for name in ("none", "ismn", "magnet", "ddsa")}
     assert len({system.base for system in systems.values()}) == 1
-    original = resolve("none", shipped["classifier"], store, DATASETS["cifar10"])
+    original = resolve("none", shipped["classifier"], store, small_world.KIND)
     assert original.base != systems["none"].base
     for name, tensor in parts_state(systems["none"].pipeline).items():
         exact = parts_state(original.pipeline)[name]
@@ -73,7 +73,7 @@ def test_what_is_trained_on_the_released_classifier_can_be_released(
 def test_the_classifier_may_come_out_of_any_run(trained, store: Store, released: Path) -> None:
     run = trained("ismn").run.record.id
     release({"ismn": run, "classifier": run}, released, store, None)
-    own = resolve("none", run, store, DATASETS["cifar10"]).pipeline.base
+    own = resolve("none", run, store, small_world.KIND).pipeline.base
     assert torch.equal(_resolve(store, "none").pipeline.base.conv.weight, own.conv.weight.half().float())
     assert _resolve(store, "ismn").base.weights == tensor_hash(_resolve(store, "none").pipeline.base)
 

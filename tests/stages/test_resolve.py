@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_world
 import torch
 
-from ismn_cli.core.catalogue import DATASETS
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.specs import DataKind
 from ismn_cli.core.store import Store
 from ismn_cli.stages.release import release
 from ismn_cli.stages.resolve import Resolved, base_of, resolve
 from ismn_cli.stages.weights import tensor_hash
+from ismn_models.shape import Shape
 
 
 def _resolve(store: Store, name: str, weights: str = "auto", prefer: str | None = None) -> Resolved:
-    return resolve(name, weights, store, DATASETS["cifar10"], prefer)
+    return resolve(name, weights, store, small_world.KIND, prefer)
 
 
 def test_nothing_trained_and_nothing_released(store: Store) -> None:
@@ -85,9 +86,17 @@ def test_settings_that_decide_are_part_of_the_subject(trained, store: Store) -> 
 
 
 def test_weights_for_other_data_are_refused(trained, store: Store) -> None:
-    trained("classifier")
+    run = trained("classifier").run.record.id
     with pytest.raises(UsageError, match="3 classes"):
-        resolve("none", "auto", store, replace(DATASETS["cifar10"], classes=7))
+        resolve("none", run, store, DataKind("cifar10", Shape(7)))
+
+
+@pytest.mark.parametrize("kind", [DataKind("cifar10", Shape(7)), DataKind("mnist", small_world.KIND.shape)])
+def test_the_newest_training_on_other_data_is_passed_over(kind: DataKind, trained, store: Store) -> None:
+    trained("classifier")
+    with pytest.raises(UsageError, match="none was trained here") as refused:
+        resolve("none", "auto", store, kind)
+    assert f"--dataset {kind.dataset}" in refused.value.hint
 
 
 def test_a_base_of_another_width_comes_back_with_its_defence(trained, store: Store) -> None:
@@ -95,7 +104,7 @@ def test_a_base_of_another_width_comes_back_with_its_defence(trained, store: Sto
     run = trained("magnet", classifier=base).run.record.id
     found = _resolve(store, "magnet", run)
     assert found.pipeline.base.conv.out_channels == 9
-    assert tensor_hash(base_of(base, store).net) == found.base.weights
+    assert tensor_hash(base_of(base, store, small_world.KIND).net) == found.base.weights
 
 
 def test_a_resolved_system_is_ready_to_be_judged(trained, store: Store) -> None:

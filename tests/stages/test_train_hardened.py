@@ -1,4 +1,4 @@
-"""Adversarial training, distillation and diverse MagNet, as they are, around the small world's classifier."""
+"""Systems as they are, around the small world's classifier."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_world
 import torch
 
-from ismn_cli.core.catalogue import DATASETS, SYSTEMS
+from ismn_cli.core.catalogue import SYSTEMS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import TrainRecipe
 from ismn_cli.core.store import Store
@@ -21,9 +22,19 @@ from ismn_cli.stages.train import train
 CONFIGS: dict[str, dict[str, Any]] = {
     "at": {"method": "fast", "epochs": 2, "batch_size": 32, "start": "base"},
     "distillation": {"teacher_epochs": 1, "student_epochs": 2, "batch_size": 32, "temperature": 20},
+    "trades": {"steps": 2, "epochs": 2, "batch_size": 32, "start": "base"},
+    "hgd": {"maps": 2, "epochs": 2, "batch_size": 32, "refresh": 2},
     "magnet-diverse": {"pack": 2, "alone_epochs": 1, "epochs": 2, "batch_size": 32, "error_drop_rate": 0.1},
 }
-STAGES = {"at": ["adversarial"], "distillation": ["teacher", "student"], "magnet-diverse": ["alone", "together"]}
+STAGES = {
+    "at": ["adversarial"],
+    "distillation": ["teacher", "student"],
+    "trades": ["TRADES"],
+    "hgd": ["guided denoising"],
+    "magnet-diverse": ["alone", "together"],
+}
+EPOCHS = {"distillation": 3, "magnet-diverse": 3}
+"""In all, where they are not two."""
 systems = pytest.mark.parametrize("system", CONFIGS)
 
 
@@ -33,11 +44,11 @@ def test_trained_stored_and_found_again(system: str, trained, store: Store) -> N
     record = trained(system, classifier=base, config=CONFIGS[system]).run.record
     assert record.status == "done"
     assert list(record.figures) == [*STAGES[system], "test"]
-    found = resolve(system, "auto", store, DATASETS["cifar10"])
+    found = resolve(system, "auto", store, small_world.KIND)
     assert record.id in found.origin
     assert found.pipeline.defence.randomised == (system == "magnet-diverse")
-    assert (found.pipeline.classifier is found.pipeline.base) == (system == "magnet-diverse")
-    bare = resolve("none", base, store, DATASETS["cifar10"])
+    assert (found.pipeline.classifier is found.pipeline.base) == (system in ("magnet-diverse", "hgd"))
+    bare = resolve("none", base, store, small_world.KIND)
     assert found.base.weights == bare.base.weights
     images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     first, again = (judge(found.pipeline, images.split(7), seed=2)[0] for _ in range(2))
@@ -60,7 +71,7 @@ def test_interrupted_in_every_epoch_and_continued(system: str, trained, tmp_path
             stopped.add(place)
             raise KeyboardInterrupt
 
-    for _ in range(3 if system != "at" else 2):
+    for _ in range(EPOCHS.get(system, 2)):
         with pytest.raises(KeyboardInterrupt):
             train(recipe, other, None, "cpu", stop)
     continued = train(recipe, other, None, "cpu", stop).run.record
@@ -76,9 +87,9 @@ def test_released_beside_the_classifier(trained, store: Store, released: Path) -
     entries = release(runs, released, store, None)
     assert set(entries) == set(runs)
     for system in CONFIGS:
-        found = resolve(system, "released", store, DATASETS["cifar10"])
+        found = resolve(system, "released", store, small_world.KIND)
         assert found.origin == "the released weights"
-        exact = resolve(system, runs[system], store, DATASETS["cifar10"]).pipeline.state_dict()
+        exact = resolve(system, runs[system], store, small_world.KIND).pipeline.state_dict()
         for name, tensor in found.pipeline.state_dict().items():
             torch.testing.assert_close(tensor, exact[name], atol=1e-4, rtol=1e-3)
 

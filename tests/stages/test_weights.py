@@ -23,6 +23,7 @@ from ismn_cli.stages.weights import (
     tensor_hash,
 )
 from ismn_models.pipeline import Pipeline
+from ismn_models.shape import Shape
 
 HEADER = Header(
     system="ismn", config={"lr": 0.1}, classes=3, channels=3, dataset="cifar10", data="d", images=9,
@@ -32,7 +33,7 @@ HEADER = Header(
 
 def _routing(seed: int) -> Pipeline:
     torch.manual_seed(seed)
-    return small_world.build_routing(small_world.CleanerConfig(), 3, 3)
+    return small_world.build_routing(small_world.CleanerConfig(), Shape(3, 3))
 
 
 def _equal(a: Pipeline, b: Pipeline) -> bool:
@@ -109,8 +110,8 @@ def test_the_hash_sees_names_and_shapes() -> None:
 
 
 def test_another_architecture_changes_nothing(tmp_path: Path) -> None:
-    wide = small_world.build_plain(small_world.PlainConfig(width=7), 3, 3)
-    narrow = small_world.build_plain(small_world.PlainConfig(), 3, 3)
+    wide = small_world.build_plain(small_world.PlainConfig(width=7), Shape(3, 3))
+    narrow = small_world.build_plain(small_world.PlainConfig(), Shape(3, 3))
     save_weights(tmp_path / "w", wide, HEADER)
     before = system_hash(narrow)
     with pytest.raises(UsageError, match=r"another architecture.*7x3x3x3 instead of 6x3x3x3"):
@@ -145,9 +146,9 @@ def test_every_real_system_comes_back_from_its_file(tmp_path: Path, name: str) -
     entry = SYSTEMS[name]
     config = load(str(entry.config))()
     torch.manual_seed(0)
-    first = load(entry.build)(config, 10, 3)
+    first = load(entry.build)(config, Shape())
     torch.manual_seed(1)
-    second = load(entry.build)(config, 10, 3)
+    second = load(entry.build)(config, Shape())
     save_weights(tmp_path / "w", first, HEADER, half=True)
     load_weights(tmp_path / "w", second)
     save_weights(tmp_path / "again", second, HEADER, half=True)

@@ -11,21 +11,26 @@ from ismn_models.classifiers.config import HardenedConfig
 
 
 @dataclass(frozen=True)
-class AdversarialConfig(HardenedConfig):
+class RobustConfig(HardenedConfig):
+    """What adversarial training and TRADES share."""
+
+    eps: Annotated[float, Interval(gt=0, le=1)] = 8 / 255
+    """Size of the training attacks in L-inf, pixels in [0, 1]."""
+    epochs: Annotated[int, Ge(1)] = 60
+    """With a cosine to zero. Madry's 200 at a stepped rate overfit (Rice, Wong and Kolter 2020)."""
+
+
+@dataclass(frozen=True)
+class AdversarialConfig(RobustConfig):
     """The base's architecture, trained on attacks on itself in place of the images."""
 
     method: Literal["pgd", "fast"] = "pgd"
     """pgd: PGD from a random start (Madry et al. 2018). fast: one step from a random start (Wong et al. 2020), a
     quarter of the cost, and at risk of catastrophic overfitting, for which the training watches."""
-    eps: Annotated[float, Interval(gt=0, le=1)] = 8 / 255
-    """Size of the training attacks in L-inf, pixels in [0, 1]."""
     steps: Annotated[int, Ge(1)] | None = None
     """Of the attack; 7 in pgd unless given. fast takes one."""
     step_size: Annotated[float, Gt(0)] | None = None
     """A quarter of eps in pgd (2/255 at 8/255), 1.25 eps in fast, unless given."""
-
-    epochs: Annotated[int, Ge(1)] = 60
-    """With a cosine to zero. Madry's 200 at a stepped rate overfit (Rice, Wong and Kolter 2020)."""
 
     def __post_init__(self) -> None:
         if self.method == "fast" and self.steps not in (None, 1):

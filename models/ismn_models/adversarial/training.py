@@ -8,16 +8,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ismn_models.adversarial.config import AdversarialConfig
+from ismn_models.adversarial.config import AdversarialConfig, RobustConfig
 from ismn_models.classifiers.hardened import Hardening
 from ismn_models.classifiers.training import accuracy
 from ismn_models.crafting import evaluating, pgd
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
-from ismn_models.training import Stage, flip_and_shift
+from ismn_models.training import BATCH, Stage, batch_for
 
-BATCH = 250
-"""Batch size where nothing is trained."""
 MEASURED = 1000
 """Validation images that the closing figures are taken on."""
 MEASURING_STEPS = 10
@@ -63,43 +61,14 @@ class CollapseGuard(nn.Module):
         self.kept_epochs.fill_(epochs)
 
 
-class AdversarialTraining(Hardening):
-    """SGD on the cross-entropy of attacked images alone. The attack sees the net in eval mode."""
+class RobustTraining(Hardening):
+    """Training against attacks, measured by PGD at its end."""
 
-    name = "adversarial"
+    config: RobustConfig
 
-    def __init__(self, pipeline: Pipeline, config: AdversarialConfig) -> None:
+    def __init__(self, pipeline: Pipeline, config: RobustConfig) -> None:
         super().__init__(pipeline, config, config.epochs)
         self.config = config
-        self.guard = CollapseGuard(self.net) if config.method == "fast" else None
-        self.modules = (self.guard,) if self.guard else ()
-
-    def begin_epoch(self, epoch: int, train: Images) -> None:
-        """See `Stage.begin_epoch`."""
-        super().begin_epoch(epoch, train)
-        if epoch > 0:
-            self._watch(epoch, train)
-
-    def _watch(self, epochs: int, train: Images) -> None:
-        if self.guard:
-            accuracy = self.robust_accuracy(train.take(slice(WATCHED)).batches(BATCH))
-            self.guard.check(self.net, accuracy, epochs)
-
-    def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
-        """See `Stage.step`. After a collapse nothing is trained any more."""
-        if self.guard and self.guard.collapsed:
-            return {}
-        attacked = self.attack(flip_and_shift(x), y)
-        self.net.train()
-        logits = self.net(attacked).float()
-        loss = nn.functional.cross_entropy(logits, y)
-        self.descend(loss, progress)
-        figures = {"loss": loss.item(), "accuracy, attacked": (logits.argmax(1) == y).float().mean().item()}
-        return figures | ({"PGD accuracy, last epoch": float(self.guard.last)} if self.guard else {})
-
-    def attack(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the training attack on x [N, C, H, W] in [0, 1] with labels y [N]."""
-        return pgd(self.net, x, y, self.config.eps, self.config.attack_steps(), self.config.attack_step_size())
 
     def robust_accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         """Return the share of images [n, C, H, W] that are labelled right after PGD of `MEASURING_STEPS` steps."""
@@ -113,17 +82,57 @@ class AdversarialTraining(Hardening):
         return right / max(n, 1)
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
-        """Return the accuracy on the first thousand validation images, clean and under PGD.
-
-        Also the epochs that count, where one-step training collapsed after them.
-        """
-        self._watch(self.epochs, train)
+        """Return the accuracy on the first thousand validation images, clean and under PGD."""
         self.net.eval()
         measured = validation.take(slice(MEASURED))
-        figures = {
+        return {
             "validation accuracy, clean": accuracy(self.net, measured),
             f"validation accuracy, PGD-{MEASURING_STEPS}": self.robust_accuracy(self.watched(measured, BATCH)),
         }
+
+
+class AdversarialTraining(RobustTraining):
+    """SGD on the cross-entropy of attacked images alone. The attack sees the net in eval mode."""
+
+    name = "adversarial"
+    config: AdversarialConfig
+
+    def __init__(self, pipeline: Pipeline, config: AdversarialConfig) -> None:
+        super().__init__(pipeline, config)
+        self.guard = CollapseGuard(self.net) if config.method == "fast" else None
+        self.modules = (self.guard,) if self.guard else ()
+
+    def begin_epoch(self, epoch: int, train: Images) -> None:
+        """See `Stage.begin_epoch`."""
+        super().begin_epoch(epoch, train)
+        if epoch > 0:
+            self._watch(epoch, train)
+
+    def _watch(self, epochs: int, train: Images) -> None:
+        if self.guard:
+            accuracy = self.robust_accuracy(train.take(slice(WATCHED)).batches(batch_for(train)))
+            self.guard.check(self.net, accuracy, epochs)
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
+        """See `Stage.step`. After a collapse nothing is trained any more."""
+        if self.guard and self.guard.collapsed:
+            return {}
+        attacked = self.attack(self.augment(x), y)
+        self.net.train()
+        logits = self.net(attacked).float()
+        loss = nn.functional.cross_entropy(logits, y)
+        self.descend(loss, progress)
+        figures = {"loss": loss.item(), "accuracy, attacked": (logits.argmax(1) == y).float().mean().item()}
+        return figures | ({"PGD accuracy, last epoch": float(self.guard.last)} if self.guard else {})
+
+    def attack(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the training attack on x [N, C, H, W] in [0, 1] with labels y [N]."""
+        return pgd(self.net, x, y, self.config.eps, self.config.attack_steps(), self.config.attack_step_size())
+
+    def finish(self, train: Images, validation: Images) -> dict[str, float]:
+        """See `RobustTraining.finish`; also the epochs that count, where one-step training collapsed after them."""
+        self._watch(self.epochs, train)
+        figures = super().finish(train, validation)
         if self.guard and self.guard.collapsed:
             figures["epochs before the collapse"] = float(self.guard.kept_epochs)
         return figures

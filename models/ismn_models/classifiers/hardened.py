@@ -8,37 +8,49 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ismn_models.classifiers.config import ClassifierConfig, HardenedConfig
-from ismn_models.classifiers.training import build as build_classifier
+from ismn_models.classifiers.config import HardenedConfig
+from ismn_models.classifiers.nets import base_net
 from ismn_models.images import Images
 from ismn_models.pipeline import Defence, Pipeline
+from ismn_models.refusal import RefusalError
+from ismn_models.shape import Shape
 from ismn_models.training import Stage, decayed, set_lr, warmup_cosine
 
 CLIP = 5.0
 """Largest norm of a step's gradient, as in the base's training."""
 
 
-def build_hardened(num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+def build_hardened(shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return ``base`` (a fresh Table 1 net where none is given) and a copy of it that answers, to be hardened."""
-    if base is None:
-        base = build_classifier(ClassifierConfig(), num_classes, channels).base
+    base = base_net(shape, base)
     return Pipeline(base, Defence(), copy.deepcopy(base).requires_grad_(True))
 
 
 def initialise(net: nn.Module, base: nn.Module, start: Literal["fresh", "base"]) -> None:
     """Give ``net`` the weights of ``base``, or new ones.
 
-    Raises ValueError where new ones are wanted and a module with weights has no `reset_parameters`.
+    Raises RefusalError where new ones are wanted and a module with weights has no `reset_parameters`, nor has one
+    that it is in.
     """
     if start == "base":
         net.load_state_dict(base.state_dict())
         return
+    modules = list(net.modules())
+    drawn = {part for module in modules if _resets(module) for part in module.modules()}
+    for module in modules:
+        if module not in drawn and any(True for _ in module.parameters(recurse=False)):
+            raise RefusalError(
+                f"The classifier has a {type(module).__name__}, which cannot draw new weights.",
+                "Begin with the base classifier's: config.start=base.",
+            )
     # The innermost modules first: what an outer one draws for them is the last word.
-    for module in reversed(list(net.modules())):
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
-        elif any(True for _ in module.parameters(recurse=False)):
-            raise ValueError(f"{type(module).__name__} cannot draw new weights: start from the base's")
+    for module in reversed(modules):
+        if _resets(module):
+            module.reset_parameters()  # type: ignore[operator]
+
+
+def _resets(module: nn.Module) -> bool:
+    return callable(getattr(module, "reset_parameters", None))
 
 
 class Hardening(Stage):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ismn_models.classifiers.celebanet import load_imagenet
 from ismn_models.classifiers.config import ClassifierConfig
-from ismn_models.classifiers.table1 import Table1
+from ismn_models.classifiers.nets import base_net
 from ismn_models.images import Images
 from ismn_models.pipeline import Defence, Pipeline
-from ismn_models.training import Stage, decayed, flip_and_shift, set_lr, warmup_cosine
+from ismn_models.shape import Shape
+from ismn_models.training import Stage, batch_for, decayed, set_lr, warmup_cosine
+
+KERAS_DECAY = 1e-6
 
 
-def build(config: ClassifierConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+def build(config: ClassifierConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the undefended system."""
-    return Pipeline(base or Table1(num_classes, channels, config.padding), Defence())
+    return Pipeline(base_net(shape, base, config), Defence())
 
 
 def stages(pipeline: Pipeline, config: ClassifierConfig) -> list[Stage]:
@@ -23,7 +29,7 @@ def stages(pipeline: Pipeline, config: ClassifierConfig) -> list[Stage]:
 
 
 class CleanTraining(Stage):
-    """SGD with Nesterov momentum and a cosine schedule on CE(z / temperature), flips and shifts."""
+    """SGD with Nesterov momentum on CE(z / temperature), flips and shifts."""
 
     name = "base"
 
@@ -32,13 +38,24 @@ class CleanTraining(Stage):
         self.epochs, self.batch_size = config.epochs, config.batch_size
         groups = decayed(net, config.weight_decay)
         self.optimisers = (torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True),)
+        self.steps = 0
+
+    def begin_epoch(self, epoch: int, train: Images) -> None:
+        """See `Stage.begin_epoch`. Weights from elsewhere are fetched here: a stored net is built without them."""
+        if epoch == 0 and self.config.pretrained:
+            load_imagenet(self.net)
+
+    def factor(self, progress: float) -> float:
+        """Return the learning rate's factor in [0, 1]."""
+        return warmup_cosine(progress) if self.config.schedule == "cosine" else 1 / (1 + KERAS_DECAY * self.steps)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
         (optimiser,) = self.optimisers
-        set_lr(optimiser, self.config.lr * warmup_cosine(progress))
+        set_lr(optimiser, self.config.lr * self.factor(progress))
+        self.steps += 1
         self.net.train()
-        logits = self.net(flip_and_shift(x)).float()
+        logits = self.net(self.augment(x, self.config.shift)).float()
         loss = nn.functional.cross_entropy(
             logits / self.config.temperature, y, label_smoothing=self.config.label_smoothing
         )
@@ -53,9 +70,18 @@ class CleanTraining(Stage):
         self.net.eval()
         return {"validation accuracy": accuracy(self.net, validation)}
 
+    def state(self) -> dict[str, Any]:
+        """See `Stage.state`."""
+        return super().state() | {"steps": self.steps}
 
-def accuracy(net: nn.Module, images: Images, batch_size: int = 250) -> float:
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Stage.load_state`."""
+        super().load_state(state)
+        self.steps = state["steps"]
+
+
+def accuracy(net: nn.Module, images: Images) -> float:
     """Return the share of ``images`` that ``net`` labels right."""
     with torch.no_grad():
-        right = sum(int((net(x).argmax(1) == y).sum()) for x, y in images.batches(batch_size))
+        right = sum(int((net(x).argmax(1) == y).sum()) for x, y in images.batches(batch_for(images)))
     return right / max(len(images), 1)

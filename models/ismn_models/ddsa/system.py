@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ismn_models.classifiers.config import ClassifierConfig
-from ismn_models.classifiers.training import build as build_classifier
+from ismn_models.classifiers.nets import base_net
 from ismn_models.ddsa.config import DdsaConfig
 from ismn_models.ddsa.nets import SparseAutoencoder
 from ismn_models.pipeline import Defence, Pipeline
+from ismn_models.shape import Shape
 
 
 class Ddsa(Defence):
@@ -26,10 +26,7 @@ class Ddsa(Defence):
         return denoised
 
 
-def build(
-    config: DdsaConfig, num_classes: int, channels: int, base: nn.Module | None = None, size: int = 32
-) -> Pipeline:
+def build(config: DdsaConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the untrained system around ``base`` (a fresh Table 1 net where none is given)."""
-    if base is None:
-        base = build_classifier(ClassifierConfig(), num_classes, channels).base
-    return Pipeline(base, Ddsa(size, channels))
+    base = base_net(shape, base)
+    return Pipeline(base, Ddsa(shape.size, shape.channels))

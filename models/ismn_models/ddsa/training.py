@@ -13,10 +13,8 @@ from ismn_models.ddsa.system import Ddsa
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
 from ismn_models.sparsity import RunningMeanSparsity
-from ismn_models.training import Stage, flip_and_shift, set_lr, warmup_cosine
+from ismn_models.training import BATCH, Stage, set_lr, warmup_cosine
 
-BATCH = 250
-"""Batch size where nothing is trained."""
 MEASURED = 1000
 """Validation images that the closing figures are taken on."""
 
@@ -58,7 +56,7 @@ class DenoisingStage(Stage):
         else:
             attacked, _ = self.attack(x)
         # Mirrored only: shifted-in black borders would cost the 512-number code more than they teach it.
-        clean, attacked = flip_and_shift(torch.cat([x, attacked], 1), pixels=0).chunk(2, 1)
+        clean, attacked = self.augment(torch.cat([x, attacked], 1), pixels=0).chunk(2, 1)
         net = self.defence.autoencoder
         code = net.encode(torch.cat([attacked, clean]))
         from_attacked, from_clean = net.decode(code).chunk(2)

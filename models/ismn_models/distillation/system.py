@@ -7,8 +7,9 @@ from torch import nn
 from ismn_models.classifiers.hardened import build_hardened
 from ismn_models.distillation.config import DistillationConfig
 from ismn_models.pipeline import Pipeline
+from ismn_models.shape import Shape
 
 
-def build(config: DistillationConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+def build(config: DistillationConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the untrained system beside ``base`` (a fresh Table 1 net where none is given)."""
-    return build_hardened(num_classes, channels, base)
+    return build_hardened(shape, base)

@@ -15,10 +15,7 @@ from ismn_models.classifiers.hardened import Hardening
 from ismn_models.distillation.config import DistillationConfig
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
-from ismn_models.training import Stage, flip_and_shift
-
-BATCH = 250
-"""Batch size where nothing is trained."""
+from ismn_models.training import BATCH, Stage
 
 
 def stages(pipeline: Pipeline, config: DistillationConfig) -> list[Stage]:
@@ -35,7 +32,7 @@ class Distilling(Hardening):
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
-        x = flip_and_shift(x)
+        x = self.augment(x)
         self.net.train()
         logits = self.net(x).float()
         loss = nn.functional.cross_entropy(logits / self.temperature, self.wanted(x, y))

@@ -9,19 +9,17 @@ from torch import Tensor, nn
 
 from ismn_models.classifiers.training import accuracy
 from ismn_models.crafting import AttackBank, pgd
+from ismn_models.dct_detector import set_linear
 from ismn_models.images import Images
 from ismn_models.ismn.config import IsmnConfig
 from ismn_models.ismn.defence import Ismn
-from ismn_models.ismn.detector import fit_linear_svm, fit_ridge
+from ismn_models.ismn.detector import fit_ridge
 from ismn_models.ismn.losses import InstanceSparsity, adversarial, discrimination, guidance, reconstruction
 from ismn_models.ismn.mixture import attack_mixture
 from ismn_models.ismn.nets import Discriminator
 from ismn_models.pipeline import Pipeline
 from ismn_models.sparsity import RunningMeanSparsity
-from ismn_models.training import Stage, decayed, flip_and_shift, set_lr, warmup_cosine
-
-BATCH = 250
-"""Batch size where nothing is trained."""
+from ismn_models.training import BATCH, Stage, decayed, set_lr, warmup_cosine
 
 
 def stages(pipeline: Pipeline, config: IsmnConfig) -> list[Stage]:
@@ -73,7 +71,7 @@ class MappingStage(Stage):
         attacked, _ = self.bank.lookup(
             index, lambda missing: attack_mixture(self.base, x[missing], y[missing], self.config)
         )
-        clean, attacked = flip_and_shift(torch.cat([x, attacked], 1)).chunk(2, 1)
+        clean, attacked = self.augment(torch.cat([x, attacked], 1)).chunk(2, 1)
         regenerated, code = self.defence.regenerate(torch.cat([attacked, clean]))
         from_attacked, from_clean = regenerated.chunk(2)
         loss = self._loss(clean, from_attacked, from_clean, code)
@@ -141,23 +139,23 @@ class DetectorStage(Stage):
         """Fit P, Q and the thresholds. Returns the detector's cross-validated accuracy and Q's mean error."""
         _freeze(self.base)
         chosen = torch.randperm(len(train))[: self.config.detector_images].to(train.labels.device)
-        features, eps = self._features(train.take(chosen))
+        features, eps = self._features(train, chosen)
         detector = self.defence.detector
-        detector.mean.copy_(features[eps == 0].mean(0))
-        detector.std.copy_(features[eps == 0].std(0).clamp_min(1e-3))
-        features = (features - detector.mean) / detector.std
-        weights, bias, accuracy = fit_linear_svm(features, eps > 0)
-        _set_linear(detector.suspicion, weights, bias)
-        _set_linear(detector.level, *fit_ridge(features, eps))
+        accuracy = detector.fit(features, eps > 0)
+        features = detector.standardised(features)
+        set_linear(detector.level, *fit_ridge(features, eps))
         with torch.no_grad():
             error = (detector.level(features).squeeze(1).clamp(0, 0.5) - eps).abs().mean().item()
         self.defence.calibrate((x for x, _ in self.watched(validation, BATCH)), self.base)
         return {"detector accuracy": accuracy, "level error": error}
 
-    def _features(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Return raw features and eps of each image and of its attacked copy, balanced: clean has eps 0."""
+    def _features(self, images: Images, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return raw features and eps of the images, or those at ``chosen``, and of their attacked copies.
+
+        Clean has eps 0; both kinds are balanced.
+        """
         features, levels = [], []
-        for x, y in self.watched(images, BATCH):
+        for x, y in self.watched(images, BATCH, chosen):
             attacked, eps = attack_mixture(self.base, x, y, self.config)
             for batch, level in ((x, torch.zeros_like(eps)), (attacked[eps > 0], eps[eps > 0])):
                 with torch.no_grad():
@@ -197,7 +195,7 @@ class TargetStage(Stage):
         )
         source = x.clone()
         source[:quarter] = attacked
-        clean, source = flip_and_shift(torch.cat([x, source], 1)).chunk(2, 1)
+        clean, source = self.augment(torch.cat([x, source], 1)).chunk(2, 1)
         inputs = self._inputs(source, y, quarter)
         net.train()
         logits = net(inputs).float()
@@ -254,9 +252,3 @@ def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, clip: fl
     for group in optimiser.param_groups:
         nn.utils.clip_grad_norm_(group["params"], clip)
     optimiser.step()
-
-
-def _set_linear(layer: nn.Linear, weights: Tensor, bias: Tensor) -> None:
-    with torch.no_grad():
-        layer.weight.copy_(weights[None])
-        layer.bias.fill_(bias)

@@ -1,10 +1,18 @@
-"""MagNet's autoencoders for CIFAR-10: the paper's and the author's later one. Pixels are in [0, 1]."""
+"""MagNet's autoencoders: the paper's chains and the author's later net for CIFAR-10. Pixels are in [0, 1]."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
 from torch import Tensor, nn
+
+from ismn_models.magnet.design import Layer, Structure
+
+RESIZE: dict[str, Callable[[], nn.Module]] = {
+    "average": lambda: nn.AvgPool2d(2),
+    "max": lambda: nn.MaxPool2d(2),
+    "up": lambda: nn.Upsample(scale_factor=2),
+}
 
 
 class Autoencoder(nn.Sequential):
@@ -24,24 +32,36 @@ class Autoencoder(nn.Sequential):
         return outputs
 
 
-def autoencoder(arch: Literal["improved", "paper"], channels: int = 3) -> Autoencoder:
-    """Return an untrained autoencoder.
+def autoencoder(structure: Structure, channels: int = 3) -> Autoencoder:
+    """Return an untrained autoencoder for images of ``channels``.
 
-    paper: structure [3], which the code mirrors and closes with a convolution back to the image: three
-    sigmoid layers, 252 weights. improved: what the author answered to failed reproductions (issues 2 and 7 of
-    Trevillie/MagNet), 11,139 weights.
+    A structure lists the encoder's layers; the decoder mirrors them, with 2x nearest up-sampling for each pooling,
+    and a convolution back to the image closes the chain; a sigmoid after every convolution. On one channel
+    (3, "average", 3) has 310 weights and (3,) 142; on three channels (3,) has 252. improved: what the author answered
+    to failed reproductions (issues 2 and 7 of Trevillie/MagNet), 11,139 weights.
     """
-    if arch == "paper":
-        return Autoencoder(
-            nn.Sequential(_conv(channels, 3), nn.Sigmoid()),
-            nn.Sequential(_conv(3, 3), nn.Sigmoid()),
-            nn.Sequential(_conv(3, channels), nn.Sigmoid()),
-        )
+    if structure != "improved":
+        return _chain(structure, channels)
     return Autoencoder(
         nn.Sequential(_conv(channels, 32), nn.BatchNorm2d(32), nn.ReLU()),
         nn.Sequential(_conv(32, 32), nn.ReLU(), nn.BatchNorm2d(32)),
         nn.Sequential(_conv(32, channels), nn.Sigmoid()),
     )
+
+
+def _chain(structure: tuple[Layer, ...], channels: int) -> Autoencoder:
+    """Return a block for each convolution, which begins with the resizing before it."""
+    decoder = ("up" if isinstance(layer, str) else layer for layer in reversed(structure))
+    blocks: list[nn.Module] = []
+    resizing: list[nn.Module] = []
+    width = channels
+    for layer in (*structure, *decoder, channels):
+        if isinstance(layer, str):
+            resizing.append(RESIZE[layer]())
+        else:
+            blocks.append(nn.Sequential(*resizing, _conv(width, layer), nn.Sigmoid()))
+            resizing, width = [], layer
+    return Autoencoder(*blocks)
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:

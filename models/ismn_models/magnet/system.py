@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ismn_models.classifiers.config import ClassifierConfig
-from ismn_models.classifiers.training import build as build_classifier
-from ismn_models.magnet.config import MagnetConfig, Part
+from ismn_models.classifiers.nets import base_net
+from ismn_models.magnet.config import MagnetConfig
+from ismn_models.magnet.design import REFORMER, Detector, design
 from ismn_models.magnet.detectors import divergence, reconstruction_error, threshold_at
 from ismn_models.magnet.nets import Autoencoder, autoencoder
-from ismn_models.pipeline import Classify, Decision, Defence, Pipeline, Read, Reading
+from ismn_models.pipeline import Classify, Decision, Defence, Pipeline, Read, Reading, Reform
+from ismn_models.shape import Shape
 
-DETECTORS: tuple[Part, ...] = ("error", "jsd-10", "jsd-40")
+Seen = TypeVar("Seen")
 TINY = torch.finfo(torch.float32).tiny
 
 Later = Callable[[], Tensor]
-"""Logits [N, K] that cost a pass only if they are asked for, and only once."""
+"""A tensor that costs a pass only if it is asked for, and only once."""
 
 
-def later(classify: Classify, x: Tensor) -> Later:
-    """Return the logits of ``x``, computed when they are first asked for."""
-    return functools.cache(lambda: classify(x))
+def later(through: Callable[[Seen], Tensor], x: Seen) -> Later:
+    """Return ``through(x)``, computed when it is first asked for."""
+    return functools.cache(lambda: through(x))
+
+
+class Look:
+    """What the defence may see of x [N, C, H, W]: reconstructions by name, the logits of x and of each of them."""
+
+    def __init__(
+        self, x: Tensor, classify: Classify, nets: Mapping[str, Reform], plain: Later | None = None
+    ) -> None:
+        """Prepare a look through ``nets``. ``plain``: the logits of x, where another look shares them."""
+        self.x = x
+        self.plain = plain or later(classify, x)
+        self.rebuilt = {name: later(net, x) for name, net in nets.items()}
+        self.reformed = {name: later(lambda seen: classify(seen()), seen) for name, seen in self.rebuilt.items()}
+
+    def mark(self, detector: Detector) -> Tensor:
+        """Return the mark of ``detector``, [N]."""
+        if detector.kind == "error":
+            return reconstruction_error(self.x, self.rebuilt[detector.autoencoder](), detector.parameter)
+        return divergence(self.plain(), self.reformed[detector.autoencoder](), float(detector.parameter))
 
 
 class Screen(Defence):
-    """What plain and diverse MagNet share: up to three detectors on a reconstruction, which is the reformer too.
+    """What plain and diverse MagNet share: detectors on reconstructions, of which one is the reformer's.
 
     `score` is the largest ratio of a mark to its detector's threshold, so a score of 1 flags: it is reached
     exactly when some mark is not below its threshold.
@@ -36,13 +57,15 @@ class Screen(Defence):
 
     policy = "reject"
     thresholds: Tensor
-    """[..., len(DETECTORS)], a row for each autoencoder; infinite until `calibrate`."""
+    """[..., detectors of the design]; infinite until `calibrate`, and where one is switched off."""
 
-    def __init__(self, config: MagnetConfig) -> None:
+    def __init__(self, config: MagnetConfig, shape: Shape) -> None:
+        """Prepare for images of ``shape``. Raises ValueError where the settings do not fit them."""
         super().__init__()
         self.config = config
-        self.detectors = tuple(name for name in DETECTORS if config.uses(name))
-        self.columns = [DETECTORS.index(name) for name in self.detectors]
+        self.design = design(config, shape)
+        self.columns = [i for i, one in enumerate(self.design.detectors) if config.uses(one.name)]
+        self.detectors = tuple(self.design.detectors[i] for i in self.columns)
         self.threshold.fill_(1.0)
 
     def autoencoders_used(self) -> list[Autoencoder]:
@@ -50,7 +73,7 @@ class Screen(Defence):
         raise NotImplementedError
 
     def rebuild(self, x: Tensor) -> Tensor:
-        """Return AE(x), same shape as x [N, C, H, W], in [0, 1]."""
+        """Return the reformer's AE(x), same shape as x [N, C, H, W], in [0, 1]."""
         raise NotImplementedError
 
     def look(self, x: Tensor, classify: Classify) -> tuple[Later, Tensor]:
@@ -81,29 +104,20 @@ class Screen(Defence):
         """Return the one route: all is differentiable."""
         return {"reformed": functools.partial(self.read, classify=classify)}
 
-    def examine(
-        self, x: Tensor, rebuilt: Tensor, plain: Later, reformed: Later, thresholds: Tensor
-    ) -> tuple[Later, Tensor]:
-        """Return the answer's logits and the score [N], given AE(x) and the logits of x and of AE(x)."""
-        score = worst_ratio(self.compare(x, rebuilt, plain, reformed), thresholds[..., self.columns])
-        return reformed if self.config.uses("reformer") else plain, score
+    def examine(self, look: Look, thresholds: Tensor) -> tuple[Later, Tensor]:
+        """Return the answer's logits and the score [N], given the thresholds [detectors] or [N, detectors]."""
+        score = worst_ratio(self.compare(look), thresholds[..., self.columns])
+        return look.reformed[REFORMER] if self.config.uses("reformer") else look.plain, score
 
-    def compare(self, x: Tensor, rebuilt: Tensor, plain: Later, reformed: Later) -> Tensor:
+    def compare(self, look: Look) -> Tensor:
         """Return each detector's mark, [N, detectors] in the order of `detectors`."""
-        columns = [x.new_zeros(len(x), 0)]
-        for name in self.detectors:
-            if name == "error":
-                mark = reconstruction_error(x, rebuilt)
-            else:
-                mark = divergence(plain(), reformed(), float(name.removeprefix("jsd-")))
-            columns.append(mark[:, None])
-        return torch.cat(columns, 1)
+        columns = [look.mark(detector)[:, None] for detector in self.detectors]
+        return torch.cat([look.x.new_zeros(len(look.x), 0), *columns], 1)
 
     def fit_thresholds(self, row: Tensor, marks: Tensor) -> None:
-        """Write to ``row`` [len(DETECTORS)] the threshold of each detector at its drop rate, from [N, detectors]."""
-        for name, column, values in zip(self.detectors, self.columns, marks.unbind(1), strict=True):
-            rate = self.config.error_drop_rate if name == "error" else self.config.jsd_drop_rate
-            row[column] = threshold_at(values, rate)
+        """Write to ``row`` the threshold of each detector at its drop rate, from marks [N, detectors]."""
+        for detector, column, values in zip(self.detectors, self.columns, marks.unbind(1), strict=True):
+            row[column] = threshold_at(values, detector.drop_rate)
 
 
 def worst_ratio(marks: Tensor, thresholds: Tensor) -> Tensor:
@@ -115,16 +129,24 @@ def worst_ratio(marks: Tensor, thresholds: Tensor) -> Tensor:
 
 
 class Magnet(Screen):
-    """MagNet with one autoencoder."""
+    """MagNet: the autoencoders of its design are submodules by their names there."""
 
-    def __init__(self, config: MagnetConfig, channels: int = 3) -> None:
-        super().__init__(config)
-        self.autoencoder = autoencoder(config.arch, channels)
-        self.register_buffer("thresholds", torch.full((len(DETECTORS),), torch.inf))
+    autoencoder: Autoencoder
+    """The reformer."""
+
+    def __init__(self, config: MagnetConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        for name, structure in self.design.autoencoders.items():
+            self.add_module(name, autoencoder(structure, shape.channels))
+        self.register_buffer("thresholds", torch.full((len(self.design.detectors),), torch.inf))
 
     def autoencoders_used(self) -> list[Autoencoder]:
-        """Return the one autoencoder."""
-        return [self.autoencoder]
+        """Return the autoencoders of the design."""
+        return list(self.nets().values())
+
+    def nets(self) -> dict[str, Autoencoder]:
+        """Return the autoencoders by name."""
+        return {name: self.get_submodule(name) for name in self.design.autoencoders}  # type: ignore[misc]
 
     def rebuild(self, x: Tensor) -> Tensor:
         """See `Screen.rebuild`."""
@@ -133,16 +155,14 @@ class Magnet(Screen):
 
     def look(self, x: Tensor, classify: Classify) -> tuple[Later, Tensor]:
         """See `Screen.look`."""
-        rebuilt = self.rebuild(x)
-        return self.examine(x, rebuilt, later(classify, x), later(classify, rebuilt), self.thresholds)
+        return self.examine(Look(x, classify, self.nets()), self.thresholds)
 
     def marks(self, x: Tensor, classify: Classify) -> Tensor:
         """Return each detector's mark, [N, detectors] in the order of `detectors`.
 
         Needs no thresholds. ``x`` [N, C, H, W] in [0, 1].
         """
-        rebuilt = self.rebuild(x)
-        return self.compare(x, rebuilt, later(classify, x), later(classify, rebuilt))
+        return self.compare(Look(x, classify, self.nets()))
 
     def calibrate(self, batches: Iterable[Tensor], classify: Classify) -> None:
         """Fit every detector's threshold to its drop rate on clean validation images [n, C, H, W]."""
@@ -151,8 +171,9 @@ class Magnet(Screen):
         self.fit_thresholds(self.thresholds, marks)
 
 
-def build(config: MagnetConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
-    """Return the untrained system around ``base`` (a fresh Table 1 net where none is given)."""
-    if base is None:
-        base = build_classifier(ClassifierConfig(), num_classes, channels).base
-    return Pipeline(base, Magnet(config, channels))
+def build(config: MagnetConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
+    """Return the untrained system around ``base`` (a fresh Table 1 net where none is given).
+
+    Raises ValueError where the settings do not fit the images.
+    """
+    return Pipeline(base_net(shape, base), Magnet(config, shape))

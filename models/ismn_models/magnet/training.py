@@ -1,4 +1,4 @@
-"""MagNet's schedule: the autoencoder on noisy clean images, then the thresholds. It never sees an attack."""
+"""MagNet's schedule: the autoencoders on noisy clean images, then the thresholds. It never sees an attack."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from ismn_models.images import Images
 from ismn_models.magnet.config import MagnetConfig
 from ismn_models.magnet.system import Magnet, Screen
 from ismn_models.pipeline import Pipeline
-from ismn_models.training import Stage
-
-BATCH = 250
-"""Batch size where nothing is trained."""
+from ismn_models.training import BATCH, Stage, batch_for
 
 
 def stages(pipeline: Pipeline, config: MagnetConfig) -> list[Stage]:
@@ -27,27 +24,37 @@ def stages(pipeline: Pipeline, config: MagnetConfig) -> list[Stage]:
 class FixedNoise:
     """Standard normal noise of a training set, one draw per image for all epochs.
 
-    Half precision, and rebuilt from its seed rather than checkpointed: for CIFAR-10 it takes 276 MB.
+    Half precision, and rebuilt from its seed rather than checkpointed: for CIFAR-10 it takes 276 MB. Where it would
+    take more than `images.KEPT_BYTES`, each image's noise is drawn from a seed of its own whenever it is wanted.
     """
 
     def __init__(self) -> None:
         self.seed: int | None = None
         self._table: Tensor | None = None
+        self._shape: torch.Size | None = None
 
     def prepare(self, train: Images) -> None:
         """Draw the noise for ``train``; the first time also its seed, from torch's global generator."""
         if self.seed is None:
             self.seed = int(torch.randint(2**62, ()))
-        if self._table is None:
+        self._shape = train.pixels.shape[1:]
+        if self._table is None and train.may_keep(torch.float16.itemsize):
             generator = torch.Generator(train.pixels.device).manual_seed(self.seed)
             empty = torch.empty(train.pixels.shape, dtype=torch.float16, device=train.pixels.device)
             self._table = empty.normal_(generator=generator)
 
     def at(self, index: Tensor) -> Tensor:
         """Return the noise of images ``index`` [N], float32 [N, C, H, W]."""
-        if self._table is None:
+        if self.seed is None or self._shape is None:
             raise RuntimeError("prepare the noise first")
-        return self._table[index].float()
+        if self._table is None:
+            drawn = [_normal(self.seed + number, self._shape) for number in index.tolist()]
+            return torch.stack(drawn).to(index.device)
+        return self._table[index.to(self._table.device)].to(index.device).float()
+
+
+def _normal(seed: int, shape: torch.Size) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class AutoencoderStage(Stage):
@@ -72,7 +79,7 @@ class AutoencoderStage(Stage):
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`. No augmentation, as in the original: the noise belongs to the image."""
-        noisy = (x + self.config.noise * self.noise.at(index)).clamp_(0, 1)
+        noisy = (x + self.defence.design.noise * self.noise.at(index)).clamp_(0, 1)
         activities = [net.activities(noisy) for net in self.nets]
         rebuilt = torch.stack([each[-1] for each in activities])
         activity = torch.stack([a.float().square().sum() for each in activities for a in each]).sum() / len(x)
@@ -113,7 +120,7 @@ class AutoencoderStage(Stage):
 def measure(base: nn.Module, defence: Screen, images: Images) -> dict[str, float]:
     """Return the closing figures on clean ``images``; for accuracy, rejected images pass."""
     error, right, rejected = 0.0, 0, 0
-    for x, y in images.batches(BATCH):
+    for x, y in images.batches(batch_for(images)):
         error += (defence.rebuild(x) - x).square().mean().item() * len(x)
         decision = defence.decide(x, base)
         right += int((decision.logits.argmax(1) == y).sum())

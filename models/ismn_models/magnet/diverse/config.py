@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
@@ -14,6 +14,8 @@ from ismn_models.magnet.config import MagnetConfig
 class DiverseConfig(MagnetConfig):
     """Plain MagNet's settings; the pack as in Carlini and Wagner's fork of the code."""
 
+    setup: Literal["cifar10"] = "cifar10"
+    """On images of any kind: a pack is of one autoencoder each, and the paper has packs on CIFAR-10 only."""
     batch_size: Annotated[int, Ge(2)] = 128
     pack: Annotated[int, Ge(1)] = 8
     """How many autoencoders."""

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ismn_models.classifiers.config import ClassifierConfig
-from ismn_models.classifiers.training import build as build_classifier
+from ismn_models.classifiers.nets import base_net
+from ismn_models.magnet.design import REFORMER
 from ismn_models.magnet.diverse.config import DiverseConfig
 from ismn_models.magnet.nets import Autoencoder, autoencoder
-from ismn_models.magnet.system import DETECTORS, Later, Screen, later
+from ismn_models.magnet.system import Later, Look, Screen, later
 from ismn_models.pipeline import Classify, Pipeline, Read, Reading
+from ismn_models.shape import Shape
 
 
 class DiverseMagnet(Screen):
@@ -25,11 +26,12 @@ class DiverseMagnet(Screen):
 
     randomised = True
 
-    def __init__(self, config: DiverseConfig, channels: int = 3) -> None:
-        super().__init__(config)
-        self.autoencoders = nn.ModuleList(autoencoder(config.arch, channels) for _ in range(config.pack))
+    def __init__(self, config: DiverseConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        structure = self.design.autoencoders[REFORMER]
+        self.autoencoders = nn.ModuleList(autoencoder(structure, shape.channels) for _ in range(config.pack))
         self.exact = {"pack": config.pack + 1}
-        self.register_buffer("thresholds", torch.full((config.pack, len(DETECTORS)), torch.inf))
+        self.register_buffer("thresholds", torch.full((config.pack, len(self.design.detectors)), torch.inf))
 
     def autoencoders_used(self) -> list[Autoencoder]:
         """Return the pack."""
@@ -57,8 +59,8 @@ class DiverseMagnet(Screen):
 
     def look_through(self, x: Tensor, pick: Tensor, classify: Classify) -> tuple[Later, Tensor]:
         """Return the answer's logits and the score [N] where image i meets autoencoder pick[i]."""
-        rebuilt = self.rebuild_through(x, pick)
-        return self.examine(x, rebuilt, later(classify, x), later(classify, rebuilt), self.thresholds[pick])
+        chosen = functools.partial(self.rebuild_through, pick=pick)
+        return self.examine(Look(x, classify, {REFORMER: chosen}), self.thresholds[pick])
 
     def surrogates(self, classify: Classify) -> dict[str, Read]:
         """Return "pack", the expectation over the draw without drawing, and "one", a draw of a decision's kind."""
@@ -73,19 +75,16 @@ class DiverseMagnet(Screen):
         """
         plain, seen = later(classify, x), []
         for net, thresholds in zip(self.autoencoders, self.thresholds, strict=True):
-            rebuilt = net(x)
-            logits, score = self.examine(x, rebuilt, plain, later(classify, rebuilt), thresholds)
+            logits, score = self.examine(Look(x, classify, {REFORMER: net}, plain), thresholds)
             seen.append((logits(), score))
         logits_of, scores = (torch.stack(each) for each in zip(*seen, strict=True))
         return Reading(logits_of.mean(0), scores.amax(0) - self.threshold if self.detectors else None)
 
     def marks(self, x: Tensor, classify: Classify) -> Tensor:
         """Return each detector's mark on each autoencoder, [N, pack, detectors]. Needs no thresholds."""
-        plain, marks = later(classify, x), []
-        for net in self.autoencoders:
-            rebuilt = net(x)
-            marks.append(self.compare(x, rebuilt, plain, later(classify, rebuilt)))
-        return torch.stack(marks, 1)
+        plain = later(classify, x)
+        looks = (Look(x, classify, {REFORMER: net}, plain) for net in self.autoencoders)
+        return torch.stack([self.compare(look) for look in looks], 1)
 
     def calibrate(self, batches: Iterable[Tensor], classify: Classify) -> None:
         """Fit the thresholds on each autoencoder to their drop rates on clean validation images [n, C, H, W]."""
@@ -95,8 +94,6 @@ class DiverseMagnet(Screen):
             self.fit_thresholds(row, own)
 
 
-def build(config: DiverseConfig, num_classes: int, channels: int, base: nn.Module | None = None) -> Pipeline:
+def build(config: DiverseConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
     """Return the untrained system around ``base`` (a fresh Table 1 net where none is given)."""
-    if base is None:
-        base = build_classifier(ClassifierConfig(), num_classes, channels).base
-    return Pipeline(base, DiverseMagnet(config, channels))
+    return Pipeline(base_net(shape, base), DiverseMagnet(config, shape))
