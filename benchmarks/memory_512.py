@@ -26,6 +26,7 @@ from ismn_cli.engine.craft import craft_batch
 from ismn_cli.engine.device import autocast
 from ismn_cli.engine.dry_run import attack_a_step, train_a_step
 from ismn_cli.engine.memory import peak_bytes
+from ismn_cli.stages.weights import on_device
 from ismn_cli.threats.views import views
 from ismn_models.images import Images
 from ismn_models.ismn.config import IsmnConfig
@@ -68,10 +69,10 @@ def main() -> None:
 
 
 def system_for(shape: Shape) -> Pipeline:
-    """Return an untrained ISMN whose detector flags everything and is never satisfied."""
+    """Return an untrained ISMN whose detector flags everything and is never satisfied, laid out as in a run."""
     system = build(IsmnConfig(), shape)
     system.defence.threshold.fill_(-torch.inf)
-    return system
+    return on_device(system, torch.device("cpu"))
 
 
 def planned_step(case: str, shape: Shape, n: int, precision: str) -> Callable[[], None]:

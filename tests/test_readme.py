@@ -16,9 +16,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/systems.md")
 FEW_STEPS = ["attack.params.pgd-ensemble.steps=3", "attack.eps=8/255"]
 FEW_QUERIES = ["attack.params.square.n_queries=10"]
+TINY = [
+    "dataset.image_size=32",
+    *(f"training.{name}.epochs=1" for name in ("base", "celebanet", "lad", "ismn")),
+    "training.lad.config={width: 16, svm_images: 6, svm_epochs: 1, per_class: 4}",
+    "training.ismn.config={batch_size: 8, detector_images: 8, pgd_steps: 1, at_steps: 1}",
+]
 SHORTER = {
     "ismn attack --method pgd --eps 0.3": ["--limit", "10"],
     "ismn attack --defence ismn --knowledge adaptive --limit 200": ["--limit", "6", "--param", "steps=5"],
@@ -29,9 +35,21 @@ SHORTER = {
     "ismn run table3-cifar10 --limit 1000 --data-dir DIR": ["--limit", "10"],
     "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", *FEW_QUERIES, *FEW_STEPS],
     "ismn run ablation-cifar10 --limit 200 --data-dir DIR": ["--limit", "4", *FEW_STEPS],
+    "ismn run table4-celeba --data-dir FACES dataset.name=folder --plan": ["dataset.image_size=32"],
+    "ismn run table4-celeba --data-dir FACES dataset.name=folder": [*TINY, "--limit", "8", *FEW_STEPS],
+    "ismn run train-magnet-mnist --data-dir DIGITS": ["--limit", "40", "epochs=1"],
+    "ismn run magnet-mnist-attacks --data-dir DIGITS": ["--limit", "10"],
+    "ismn train --dataset folder --data-dir FACES --image-size 64 --system classifier config.arch=resnet18": [
+        "--epochs", "1", "--limit", "12",
+    ],
+    "ismn attack --dataset folder --data-dir FACES --image-size 64 --method pgd,autoattack --limit 100": [
+        "--limit", "4",
+    ],
     "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
 }
 """Command as printed -> what is added to it here."""
+PLACES = {"DIR": "data", "FACES": "faces", "DIGITS": "digits"}
+"""What a reader puts his own folder in place of, and what stands there here."""
 VERDICTS = ("ismn audit", "ismn doctor")
 """Exit with 1 where a check fails, which is a result too."""
 ELSEWHERE = ("pip install", "python -m venv", "pytest", "ruff", "git ")
@@ -51,7 +69,36 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder with a home for results, and made-up images in CIFAR-10's layout."""
     folder = tmp_path_factory.mktemp("reader")
     write_batches(folder / "data" / "cifar-10-batches-bin")
+    write_faces(folder / "faces")
+    write_digits(folder / "digits")
     return folder
+
+
+def write_faces(folder: Path) -> None:
+    """Write small images of noise, a folder for each of two classes."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(1)
+    for split, count in (("train", 24), ("validation", 12), ("test", 12)):
+        for shade, name in ((0, "dark"), (128, "light")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(shade, shade + 128, (40, 36, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+
+
+def write_digits(folder: Path) -> None:
+    """Write random images with random labels in MNIST's format and number."""
+    import numpy as np
+
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(2)
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        pixels, labels = generator.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        for name, code, array in (("images-idx3", 2051, pixels), ("labels-idx1", 2049, labels)):
+            head = np.array([code, *array.shape], ">i4").tobytes()
+            (folder / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
 
 
 def write_batches(folder: Path) -> None:
@@ -78,7 +125,7 @@ def test_the_pages_print_commands() -> None:
 @pytest.mark.parametrize("command", printed_commands())
 def test_command_runs_as_printed(command: str, place: Path) -> None:
     words = shlex.split(command) + SHORTER.get(command, [])
-    words = [str(place / "data") if word == "DIR" else word for word in words]
+    words = [str(place / PLACES[word]) if word in PLACES else word for word in words]
     starts = {
         "ismn": [sys.executable, "-c", "from ismn_cli.cli.app import main; main()"],
         "python": [sys.executable],

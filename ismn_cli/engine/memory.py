@@ -34,7 +34,7 @@ def peak_bytes(step: Callable[[], object], *, contents: bool = False) -> int:
 
     Parameters, optimisers, what a gradient waits for: all count from when they are made until nothing needs them. What
     was there before does not count, nor a library's own working memory inside one operation: ISMN's steps at 512x512
-    were seen to take up to a quarter more. ``step`` must copy what it would change of what was there before. Raises
+    were seen to take three tenths more. ``step`` must copy what it would change of what was there before. Raises
     whatever it raises where it cannot run without numbers, such as a codec that wants the pixels; with ``contents`` it
     has them, and takes the time and the memory that it takes.
     """
@@ -51,10 +51,10 @@ def peak_bytes(step: Callable[[], object], *, contents: bool = False) -> int:
 
 
 def largest_batch(peak_at: Callable[[int], int], batch: int, limit: int) -> int:
-    """Return the largest batch whose peak is at most ``limit`` bytes, from 0 to 1,024, looked for from ``batch`` on.
+    """Return a batch, of 1,024 at most, whose peak is at most ``limit`` bytes; 0 where even one image is too much.
 
-    ``peak_at`` takes a batch size and must not fall by more than a step's rounding as that grows. Peaks grow in
-    proportion to the batch as a rule: two are enough for a first guess, which is checked.
+    It is the largest one where ``peak_at`` (batch size -> bytes) is a straight line, as it is as a rule: the peaks of
+    ``batch`` and of twice as many give a guess, which is checked, and halved until it fits.
     """
     first, second = peak_at(batch), peak_at(2 * batch)
     slope = max((second - first) / batch, 1.0)

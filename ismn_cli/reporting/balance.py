@@ -48,8 +48,9 @@ def majority(rows: Sequence[Row]) -> Iterator[str]:
         if row.get("majority_class") is not None:
             place = f"{row['dataset']} {row['split']}, {images_text(row)}"
             yield (
-                f"Classes: {row['majority_class']:.1f} % of {place}, are of one class: so much is the clean accuracy of "
-                "always answering it. balanced: the mean over the classes of the share of their images that is right."
+                f"Classes: {row['majority_class']:.1f} % of {place}, are of one class: so much is the clean accuracy "
+                "of always answering it. balanced: the mean over the classes of the share of their images that is "
+                "right."
             )
 
 

@@ -12,7 +12,7 @@ MOST = 1024
 """The largest batch that is looked for."""
 REMARK = (
     "A step's memory is that of all its tensors at the worst moment. A process takes more: about half a GiB for Python "
-    "and torch, and up to a quarter for what libraries need inside an operation. The largest batch allows for that."
+    "and torch, and up to a third for what libraries need inside an operation. The largest batch allows for that."
 )
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ismn")
 
-USABLE = 0.8
-"""Share of the free memory that a step's tensors may fill: a process was seen to take up to a quarter more."""
+USABLE = 0.75
+"""Share of the free memory that a step's tensors may fill: a process was seen to take up to three tenths more."""
 
 Schedule = Callable[[], "list[Stage]"]
 Views = Callable[[], "Mapping[str, nn.Module]"]
@@ -31,7 +31,7 @@ PeakAt = Callable[[int], int]
 
 @dataclass(frozen=True)
 class Place:
-    """Images of one ``shape``, so many ``images`` to train on; ``memory`` in bytes, None where it is not known."""
+    """So many ``images`` of one ``shape``; ``memory`` in bytes, None where it is not known."""
 
     shape: Shape
     images: int
@@ -64,7 +64,8 @@ def training_footprints(name: str, schedule: Schedule, place: Place, precision: 
     for number, stage in enumerate(stage_facts(schedule)):
         if stage.epochs:
             peak_at = partial(_training_peak, schedule, number, place, precision)
-            yield _footprint(name, f"training, {stage.name}", peak_at, stage.batch_size, place.memory)
+            batch_size = min(stage.batch_size, place.images)
+            yield _footprint(name, f"training, {stage.name}", peak_at, batch_size, place.memory)
 
 
 def _training_peak(schedule: Schedule, number: int, place: Place, precision: Precision, batch_size: int) -> int:

@@ -244,12 +244,13 @@ def _of_trainings(trainings: Mapping[str, _Training], memory: int | None, tell: 
 def _of_attacks(
     matrix: Matrix, rows: Iterable[_System], memory: int | None, tell: Tell
 ) -> Iterator[Footprint]:
-    recipe, place = matrix.recipe, Place(matrix.images.kind.shape, 0, memory)
+    recipe, place = matrix.recipe, Place(matrix.images.kind.shape, len(matrix.images), memory)
+    batch_size = min(recipe.batch_size, len(matrix.images))
     for row in rows:
         for level in matrix.attacks:
             tell(f"{row.name}, {level}")
             shown = partial(_views, row.build, level, recipe.attack.eot)
-            yield attack_footprint(row.name, level, shown, place, recipe.batch_size)
+            yield attack_footprint(row.name, level, shown, place, batch_size)
 
 
 def _views(build: Callable[[], Pipeline], level: Knowledge, eot: int) -> dict[str, nn.Module]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ismn_models.images import Images
+from ismn_models.training import Stage
 
 Size = Tensor | float
 """One length in pixel units for all samples, or a tensor [N] with one for each."""
@@ -149,3 +151,25 @@ class AttackBank:
         """Take back what `state` gave."""
         # Copies: `lookup` writes in place, and the caller's tensors are not ours to change.
         self._pixels, self._filled, self._eps = (state[k].clone() for k in ("pixels", "filled", "eps"))
+
+
+class BankedStage(Stage):
+    """A stage with a bank of attacks, which is checkpointed with it."""
+
+    def __init__(self) -> None:
+        self.bank = AttackBank()
+
+    def prepare_bank(self, epoch: int, train: Images, refresh: int) -> None:
+        """Make room for ``train``; forget what is kept every ``refresh`` epochs."""
+        self.bank.reserve(train)
+        if epoch % refresh == 0:
+            self.bank.clear()
+
+    def state(self) -> dict[str, Any]:
+        """See `Stage.state`; the attacks in use are part of it."""
+        return super().state() | {"bank": self.bank.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Stage.load_state`."""
+        super().load_state(state)
+        self.bank.load_state(state["bank"])

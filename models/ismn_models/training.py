@@ -104,6 +104,17 @@ def set_lr(optimiser: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def descend(optimiser: Optimizer, loss: Tensor, lr: float, clip: float | None = None) -> None:
+    """Take one step down ``loss``; with ``clip``, the gradient of each parameter group is no longer than that."""
+    set_lr(optimiser, lr)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        for group in optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], clip)
+    optimiser.step()
+
+
 def warmup_cosine(progress: float, warmup: float = 0.1) -> float:
     """Return the learning-rate factor in [0, 1]: linear warm-up, then half a cosine to zero."""
     if progress < warmup:

@@ -66,7 +66,7 @@ def test_training_lowers_the_loss_and_measures_accuracy() -> None:
     measured = stage.finish(images, images)["validation accuracy"]
     right = (pipeline.base(images.floats()).argmax(1) == labels).float().mean().item()
     assert measured == pytest.approx(right)
-    assert accuracy(pipeline, images, batch_size=7) == pytest.approx(measured)
+    assert accuracy(pipeline, images) == pytest.approx(measured)
 
 
 def test_flip_and_shift_moves_stacked_images_alike() -> None:

@@ -90,13 +90,15 @@ def test_memory_grows_with_batch_and_draws(store: Store, trained: Train) -> None
     trained("classifier")
 
     def peak(**changes: object) -> int:
-        (found,) = look(matrix(defence=["median"], knowledge=["white"], **changes), store).footprints
+        whole = {"defence": ["median"], "knowledge": ["white"], "dataset": {"limit": 60}}
+        (found,) = look(matrix(**(whole | changes)), store).footprints
         assert found.peak is not None
         return found.peak
 
-    few, many = peak(batch_size=8), peak(batch_size=64)
-    assert 2 * few < many < 9 * few
-    averaged = peak(batch_size=64, attack={"method": "fgsm", "eps": [0.1], "eot": 40})
+    few, many = peak(batch_size=6), peak(batch_size=60)
+    assert 2 * few < many < 10 * few
+    assert peak(batch_size=6000) == many  # there are sixty images
+    averaged = peak(batch_size=60, attack={"method": "fgsm", "eps": [0.1], "eot": 40})
     assert averaged > 2 * many
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ismn_models.crafting import AttackBank, ascend, pgd
+from ismn_models.crafting import BankedStage, ascend, pgd
 from ismn_models.ddsa.config import DdsaConfig
 from ismn_models.ddsa.system import Ddsa
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
 from ismn_models.sparsity import RunningMeanSparsity
-from ismn_models.training import BATCH, Stage, set_lr, warmup_cosine
+from ismn_models.training import BATCH, Stage, descend, warmup_cosine
 
 MEASURED = 1000
 """Validation images that the closing figures are taken on."""
@@ -26,28 +24,26 @@ def stages(pipeline: Pipeline, config: DdsaConfig) -> list[Stage]:
     return [DenoisingStage(pipeline.base, pipeline.defence, config)]
 
 
-class DenoisingStage(Stage):
+class DenoisingStage(BankedStage):
     """Adam on the two-term reconstruction cost, each image attacked by PGD at an eps of its own."""
 
     name = "denoising"
 
     def __init__(self, base: nn.Module, defence: Ddsa, config: DdsaConfig) -> None:
+        super().__init__()
         self.base, self.defence, self.config = base, defence, config
         self.epochs, self.batch_size = config.epochs, config.batch_size
         self.optimisers = (torch.optim.Adam(defence.autoencoder.parameters(), config.lr),)
         bias = defence.autoencoder.second.bias
         self.sparsity = RunningMeanSparsity(len(bias), config.mu, config.beta).to(bias.device)
         self.modules = (self.sparsity,)
-        self.bank = AttackBank()
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
         """See `Stage.begin_epoch`."""
         self.base.requires_grad_(False).eval()
         self.defence.train()
         if self.config.inner == "classifier":
-            self.bank.reserve(train)
-            if epoch % self.config.refresh == 0:
-                self.bank.clear()
+            self.prepare_bank(epoch, train, self.config.refresh)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
@@ -62,7 +58,7 @@ class DenoisingStage(Stage):
         from_attacked, from_clean = net.decode(code).chunk(2)
         perturbed, plain = (from_attacked - clean).square().mean(), (from_clean - clean).square().mean()
         lr = self.config.lr * warmup_cosine(progress)
-        self._descend(perturbed + plain, lr)
+        descend(self.optimisers[0], perturbed + plain, lr)
         if self.config.uses("sparsity"):
             self.sparsity.apply_to(net.second.bias, code.detach(), lr)
         figures = {"loss": perturbed + plain, "mse attacked": perturbed, "mse clean": plain}
@@ -89,13 +85,6 @@ class DenoisingStage(Stage):
             attacked = torch.clamp(attacked + step * direction, x - radius, x + radius).clamp_(0, 1)
         return attacked
 
-    def _descend(self, loss: Tensor, lr: float) -> None:
-        (optimiser,) = self.optimisers
-        set_lr(optimiser, lr)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
         """Return the error and the base's accuracy on denoised validation images, clean and attacked.
 
@@ -114,12 +103,3 @@ class DenoisingStage(Stage):
                 for figure, value in ((f"validation mse, {name}", error), (f"accuracy, {name}", right)):
                     sums[figure] = sums.get(figure, 0.0) + value
         return {figure: value / len(measured) for figure, value in sums.items()}
-
-    def state(self) -> dict[str, Any]:
-        """See `Stage.state`; the attacks in use are part of it."""
-        return super().state() | {"bank": self.bank.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Stage.load_state`."""
-        super().load_state(state)
-        self.bank.load_state(state["bank"])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ismn_models.crafting import AttackBank, pgd
+from ismn_models.crafting import BankedStage, pgd
 from ismn_models.hgd.config import HgdConfig
 from ismn_models.hgd.guidance import guiding
 from ismn_models.hgd.system import Hgd
 from ismn_models.images import Images
 from ismn_models.pipeline import Pipeline
-from ismn_models.training import BATCH, Stage, set_lr
+from ismn_models.training import BATCH, Stage, descend
 
 MEASURED = 1000
 """Validation images that the closing figures are taken on."""
@@ -37,25 +35,23 @@ def lr_factor(progress: float) -> float:
     return 0.1 if progress < 0.9 else 0.01
 
 
-class GuidedStage(Stage):
+class GuidedStage(BankedStage):
     """Adam on the guide's loss, each image with an attack and an eps of its own."""
 
     name = "guided denoising"
 
     def __init__(self, base: nn.Module, defence: Hgd, config: HgdConfig) -> None:
+        super().__init__()
         self.base, self.defence, self.config = base, defence, config
         self.epochs, self.batch_size = config.epochs, config.batch_size
         self.loss = guiding(config.guidance, base)
         self.optimisers = (torch.optim.Adam(defence.denoiser.parameters(), config.lr),)
-        self.bank = AttackBank()
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
         """See `Stage.begin_epoch`."""
         self.base.requires_grad_(False).eval()
         self.defence.train()
-        self.bank.reserve(train)
-        if epoch % self.config.refresh == 0:
-            self.bank.clear()
+        self.prepare_bank(epoch, train, self.config.refresh)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
@@ -63,7 +59,7 @@ class GuidedStage(Stage):
         # Mirrored only: a shift would bring in black borders that no attacked image has.
         clean, attacked = self.augment(torch.cat([x, attacked], 1), pixels=0).chunk(2, 1)
         loss, logits = self.loss(self.defence.reform(attacked), clean, y)
-        self._descend(loss, self.config.lr * lr_factor(progress))
+        descend(self.optimisers[0], loss, self.config.lr * lr_factor(progress))
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}
 
     def attack(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,13 +86,6 @@ class GuidedStage(Stage):
         steps = STEPS[kind]
         return pgd(self.base, x, answers, eps, steps, eps / steps, random_start=False)
 
-    def _descend(self, loss: Tensor, lr: float) -> None:
-        (optimiser,) = self.optimisers
-        set_lr(optimiser, lr)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
         """Return the accuracy on clean and attacked validation images, with the denoiser and without.
 
@@ -114,12 +103,3 @@ class GuidedStage(Stage):
                     figure = f"validation {name}, {kind}"
                     sums[figure] = sums.get(figure, 0) + int((logits.argmax(1) == y).sum())
         return {figure: right / max(len(measured), 1) for figure, right in sums.items()}
-
-    def state(self) -> dict[str, Any]:
-        """See `Stage.state`; the attacks in use are part of it."""
-        return super().state() | {"bank": self.bank.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Stage.load_state`."""
-        super().load_state(state)
-        self.bank.load_state(state["bank"])

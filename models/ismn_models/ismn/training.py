@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ismn_models.classifiers.training import accuracy
-from ismn_models.crafting import AttackBank, pgd
+from ismn_models.crafting import BankedStage, pgd
 from ismn_models.dct_detector import set_linear
 from ismn_models.images import Images
 from ismn_models.ismn.config import IsmnConfig
@@ -19,7 +17,10 @@ from ismn_models.ismn.mixture import attack_mixture
 from ismn_models.ismn.nets import Discriminator
 from ismn_models.pipeline import Pipeline
 from ismn_models.sparsity import RunningMeanSparsity
-from ismn_models.training import BATCH, Stage, decayed, set_lr, warmup_cosine
+from ismn_models.training import BATCH, Stage, decayed, descend, warmup_cosine
+
+CLIP = 1.0
+"""Largest norm of a step's gradient, of the mapping network and of the discriminator."""
 
 
 def stages(pipeline: Pipeline, config: IsmnConfig) -> list[Stage]:
@@ -36,12 +37,13 @@ def stages(pipeline: Pipeline, config: IsmnConfig) -> list[Stage]:
     return after_base
 
 
-class MappingStage(Stage):
+class MappingStage(BankedStage):
     """Encoder and generator against the discriminator, on a mixture of attacks on the frozen base classifier."""
 
     name = "mapping"
 
     def __init__(self, base: nn.Module, defence: Ismn, config: IsmnConfig) -> None:
+        super().__init__()
         self.base, self.defence, self.config = base, defence, config
         self.epochs, self.batch_size = config.mapping_epochs, config.batch_size
         bias = defence.encoder.code.bias
@@ -54,7 +56,6 @@ class MappingStage(Stage):
             torch.optim.Adam(mapping, config.mapping_lr, betas=(0.5, 0.999)),
             torch.optim.Adam(self.discriminator.parameters(), config.mapping_lr, betas=(0.5, 0.999)),
         )
-        self.bank = AttackBank()
         self.playing = False
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
@@ -62,9 +63,7 @@ class MappingStage(Stage):
         _freeze(self.base)
         self.defence.train()
         self.playing = self.config.uses("gan") and epoch >= self.config.gan_start
-        self.bank.reserve(train)
-        if epoch % self.config.refresh == 0:
-            self.bank.clear()
+        self.prepare_bank(epoch, train, self.config.refresh)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
@@ -77,7 +76,7 @@ class MappingStage(Stage):
         loss = self._loss(clean, from_attacked, from_clean, code)
         figures = {"loss": loss.item(), "mse": (from_attacked - clean).detach().square().mean().item()}
         lr = self.config.mapping_lr * warmup_cosine(progress)
-        _descend(self.optimisers[0], loss, lr)
+        descend(self.optimisers[0], loss, lr, CLIP)
         if self.config.uses("unit-sparsity"):
             self.units.apply_to(self.defence.encoder.code.bias, code.detach(), lr)
         if self.playing:
@@ -103,7 +102,7 @@ class MappingStage(Stage):
         self.discriminator.requires_grad_(True)
         logits = self.discriminator(torch.cat([clean, regenerated, attacked])).float().chunk(3)
         loss = discrimination(*logits)
-        _descend(self.optimisers[1], loss, lr)
+        descend(self.optimisers[1], loss, lr, CLIP)
         return loss.item()
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
@@ -116,15 +115,6 @@ class MappingStage(Stage):
                 with torch.no_grad():
                     right[name] += int((self.base(self.defence.reform(images)).argmax(1) == y).sum())
         return {f"validation accuracy, {name} regenerated": k / len(validation) for name, k in right.items()}
-
-    def state(self) -> dict[str, Any]:
-        """See `Stage.state`; the attacks in use are part of it."""
-        return super().state() | {"bank": self.bank.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Stage.load_state`."""
-        super().load_state(state)
-        self.bank.load_state(state["bank"])
 
 
 class DetectorStage(Stage):
@@ -164,17 +154,17 @@ class DetectorStage(Stage):
         return torch.cat(features), torch.cat(levels)
 
 
-class TargetStage(Stage):
+class TargetStage(BankedStage):
     """f_S by adversarial training and distillation from the base, on clean, attacked and regenerated images."""
 
     name = "target"
 
     def __init__(self, pipeline: Pipeline, defence: Ismn, config: IsmnConfig) -> None:
+        super().__init__()
         self.pipeline, self.defence, self.config = pipeline, defence, config
         self.epochs, self.batch_size = config.target_epochs, config.batch_size
         groups = decayed(pipeline.classifier, 5e-4)
         self.optimisers = (torch.optim.SGD(groups, lr=config.target_lr, momentum=0.9, nesterov=True),)
-        self.bank = AttackBank()
 
     def begin_epoch(self, epoch: int, train: Images) -> None:
         """See `Stage.begin_epoch`. The target starts from the base's weights."""
@@ -182,9 +172,7 @@ class TargetStage(Stage):
         self.defence.requires_grad_(False)
         if epoch == 0:
             self.pipeline.classifier.load_state_dict(self.pipeline.base.state_dict())
-        self.bank.reserve(train)
-        if epoch % self.config.refresh == 0:
-            self.bank.clear()
+        self.prepare_bank(epoch, train, self.config.refresh)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
@@ -200,7 +188,7 @@ class TargetStage(Stage):
         net.train()
         logits = net(inputs).float()
         loss = self._loss(logits, clean, y)
-        _descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress), clip=5.0)
+        descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress), clip=5.0)
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}
 
     def _inputs(self, source: Tensor, y: Tensor, quarter: int) -> Tensor:
@@ -231,24 +219,6 @@ class TargetStage(Stage):
         self.pipeline.classifier.eval()
         return {"validation accuracy": accuracy(self.pipeline, validation)}
 
-    def state(self) -> dict[str, Any]:
-        """See `Stage.state`; the attacks in use are part of it."""
-        return super().state() | {"bank": self.bank.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Stage.load_state`."""
-        super().load_state(state)
-        self.bank.load_state(state["bank"])
-
 
 def _freeze(net: nn.Module) -> None:
     net.requires_grad_(False).eval()
-
-
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float = 1.0) -> None:
-    set_lr(optimiser, lr)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    for group in optimiser.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], clip)
-    optimiser.step()

@@ -19,6 +19,8 @@ BATCH = 250
 MEASURED = 1000
 """Validation images that the closing figures are taken on."""
 DECAY_STEPS = 1000
+CLIP = 1.0
+"""Largest norm of a step's gradient."""
 
 
 def stages(pipeline: Pipeline, config: PrnConfig) -> list[Stage]:
@@ -58,7 +60,7 @@ class RectifierStage(Stage):
             wanted = self.base(x).argmax(1)
         rectified = self.defence.reform(perturb(x, self.deltas, self.config.perturbed_share))
         logits = self.base(rectified).float()
-        loss = nn.functional.cross_entropy(logits, wanted)
+        loss = nn.functional.cross_entropy(logits / self.config.temperature, wanted)
         self._descend(loss)
         return {"loss": loss.item(), "answers kept": (logits.argmax(1) == wanted).float().mean().item()}
 
@@ -67,6 +69,7 @@ class RectifierStage(Stage):
         set_lr(optimiser, self.config.lr * self.config.lr_decay ** (self.steps / DECAY_STEPS))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.defence.rectifier.parameters(), CLIP)
         optimiser.step()
         self.steps += 1
 
