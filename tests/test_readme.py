@@ -35,7 +35,6 @@ SHORTER = {
     "ismn run table3-cifar10 --limit 1000 --data-dir DIR": ["--limit", "10"],
     "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", *FEW_QUERIES, *FEW_STEPS],
     "ismn run ablation-cifar10 --limit 200 --data-dir DIR": ["--limit", "4", *FEW_STEPS],
-    "ismn run table4-celeba --data-dir FACES dataset.name=folder --plan": ["dataset.image_size=32"],
     "ismn run table4-celeba --data-dir FACES dataset.name=folder": [*TINY, "--limit", "8", *FEW_STEPS],
     "ismn run train-magnet-mnist --data-dir DIGITS": ["--limit", "40", "epochs=1"],
     "ismn run magnet-mnist-attacks --data-dir DIGITS": ["--limit", "10"],

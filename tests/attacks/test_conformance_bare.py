@@ -10,7 +10,6 @@ import torchattacks
 from torch import Tensor, nn
 
 from ismn_cli.attacks.adapter import make_attack, resolve_params
-from ismn_cli.core.catalogue import DATASETS
 from ismn_cli.core.specs import ThreatModel
 from ismn_cli.core.store import Store
 from ismn_cli.data import mini
@@ -58,7 +57,7 @@ def test_fgsm_equals_five_lines(victim) -> None:
 def undefended(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Tensor, Tensor]:
     """The released classifier, and 40 images of cifar10-mini that it gets right."""
     store: Path = tmp_path_factory.mktemp("store")
-    net = resolve("none", "released", Store(store), DATASETS["cifar10-mini"]).pipeline.base
+    net = resolve("none", "released", Store(store), mini.load("test").kind).pipeline.base
     images = mini.load("test").select(60, seed=0)
     x, y = next(iter(images.batches(60)))
     with torch.no_grad():

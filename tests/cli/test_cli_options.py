@@ -106,7 +106,7 @@ def test_no_option_is_left_out_of_these_tables() -> None:
     known = {attack.attack: {*ATTACK, *CARRIED}, train.train: {*TRAIN, *CARRIED, "fresh"}}
     for function, names in known.items():
         assert set(inspect.signature(function).parameters) == names
-    assert set(inspect.signature(run.run).parameters) == {"recipe", "overrides", "limit", *CARRIED}
+    assert set(inspect.signature(run.run).parameters) == {"recipe", "overrides", "limit", "plan", *CARRIED}
     assert set(inspect.signature(defend.defend).parameters) == {"defence", "run", "weights", *CARRIED}
     assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "store"}
 

@@ -22,7 +22,7 @@ from ismn_cli.engine.craft import craft_batch
 from ismn_models.images import Images
 from ismn_models.pipeline import Defence, Pipeline
 from ismn_models.prn.config import PrnConfig
-from ismn_models.prn.nets import Rectifier
+from ismn_models.prn.nets import Rectifier, clipped_for_descent
 from ismn_models.prn.system import Prn, build
 from ismn_models.prn.training import RectifierStage, stages
 from ismn_models.prn.universal import Ball, perturb, perturbations, synthetic, universal
@@ -63,18 +63,22 @@ def test_it_starts_from_the_identity_and_keeps_the_shape(size: int) -> None:
     assert 0 <= redrawn.min() <= redrawn.max() <= 1
 
 
-def test_clipping_lets_gradients_through_in_training_only() -> None:
-    net, x = Rectifier(maps=4), torch.rand(2, 3, 8, 8)
+def test_in_training_a_pixel_out_of_range_can_come_back_and_go_no_further() -> None:
+    """At -0.5, 0.5 and 1.5, for a loss that falls as pixels fall (gradient 1) and as they rise (-1)."""
+    for sign, passed in ((1, [0, 1, 1]), (-1, [1, 1, 0])):
+        raw = torch.tensor([-0.5, 0.5, 1.5], requires_grad=True)
+        clipped = clipped_for_descent(raw)
+        assert clipped.tolist() == [0, 0.5, 1]
+        (sign * clipped).sum().backward()  # type: ignore[no-untyped-call]
+        assert raw.grad is not None and raw.grad.tolist() == [sign * p for p in passed]
+
+
+def test_outside_training_the_gradient_is_that_of_clipping() -> None:
+    net, x = Rectifier(maps=4).eval(), torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
     with torch.no_grad():
-        net.out.bias.fill_(2.0)
-    for training in (True, False):
-        net.train(training)
-        net.zero_grad()
-        rectified = net(x)
-        assert torch.equal(rectified, torch.ones_like(x))
-        rectified.sum().backward()  # type: ignore[no-untyped-call]
-        assert net.out.bias.grad is not None
-        assert bool(net.out.bias.grad.any()) == training
+        net.out.bias[0] = 2.0
+    (gradient,) = torch.autograd.grad(net(x).sum(), x)
+    assert not gradient[:, 0].any() and (gradient[:, 1:] == 1).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -241,21 +245,23 @@ def test_it_undoes_universal_perturbations_and_falls_to_who_goes_through_it() ->
     system, figures = trained_on(Fragile(), images(200, side=8), eps=0.15)
     fresh = images(60, seed=8, side=8)
 
-    def accuracy_under(method: str, attacked: nn.Module, judged: nn.Module = system) -> float:
+    def attacked(method: str, model: nn.Module) -> Tensor:
         spec = resolve_params(method, ThreatModel(eps=0.15), {})
-        x = craft_batch(attacked, make_attack(spec, 3), fresh.floats(), fresh.labels, spec.threat, seed=0).adversarial
-        with torch.no_grad():
-            return (judged(x).argmax(1) == fresh.labels).float().mean().item()
+        return craft_batch(model, make_attack(spec, 3), fresh.floats(), fresh.labels, spec.threat, seed=0).adversarial
+
+    def accuracy(logits: Tensor) -> float:
+        return (logits.argmax(1) == fresh.labels).float().mean().item()
 
     # Computed anew for the closing figures: the rectifier was not trained on these.
     assert figures["validation accuracy, clean"] > 0.95
     assert figures["validation flagged, clean"] == pytest.approx(0.05)
     assert figures["validation base accuracy, perturbed"] < 0.45
-    assert figures["validation accuracy, perturbed"] > 0.8
-    assert figures["validation flagged, perturbed"] > 0.8
+    assert figures["validation accuracy, perturbed"] > 0.65
+    assert figures["validation flagged, perturbed"] > 0.5
     # The harness's own attack, which looks for the perturbation in another way.
-    undefended = accuracy_under("uap", system.base, system.base)
-    assert undefended == pytest.approx(1 / 3, abs=0.02), "one class of three is left"
-    assert accuracy_under("uap", system.base) > undefended + 0.15
-    assert accuracy_under("pgd", system.surrogates()["reformed"]) < 0.35
-    assert accuracy_under("pgd", system) < 0.35
+    gray = attacked("uap", system.base)
+    assert accuracy(system.base(gray)) == pytest.approx(1 / 3, abs=0.02), "one class of three is left"
+    assert accuracy(system.base(system.defence.reform(gray))) > 0.9
+    assert accuracy(system(gray)) > 1 / 3 + 0.2
+    assert accuracy(system(attacked("pgd", system.surrogates()["reformed"]))) < 0.35
+    assert accuracy(system(attacked("pgd", system))) < 0.35

@@ -45,6 +45,22 @@ class Rectifier(nn.Module):
         raw: Tensor = self.out(h).float()
         if self.residual:
             raw = x + raw
-        clipped = raw.clamp(0, 1)
-        # Straight-through in training: a pixel driven out of range has no other way back.
-        return raw + (clipped - raw).detach() if self.training else clipped
+        return clipped_for_descent(raw) if self.training else raw.clamp(0, 1)
+
+
+def clipped_for_descent(raw: Tensor) -> Tensor:
+    """Return ``raw`` clipped to [0, 1]; of the gradient all passes but what drives a pixel further out of range.
+
+    A cross-entropy holds no pixel near its image. With a plain clip, and with a straight-through one, the rectifier
+    lost nearly all answers to CIFAR-10 images, clean ones too, within 40 to 300 steps, and for good.
+    """
+
+    def inward(gradient: Tensor) -> Tensor:
+        # Descent raises a pixel where the gradient is negative.
+        outward = ((raw > 1) & (gradient < 0)) | ((raw < 0) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0)
+
+    clipped = raw + (raw.clamp(0, 1) - raw).detach()
+    if clipped.requires_grad:
+        clipped.register_hook(inward)  # type: ignore[no-untyped-call]
+    return clipped

@@ -60,7 +60,7 @@ class RectifierStage(Stage):
             wanted = self.base(x).argmax(1)
         rectified = self.defence.reform(perturb(x, self.deltas, self.config.perturbed_share))
         logits = self.base(rectified).float()
-        loss = nn.functional.cross_entropy(logits / self.config.temperature, wanted)
+        loss = nn.functional.cross_entropy(logits, wanted)
         self._descend(loss)
         return {"loss": loss.item(), "answers kept": (logits.argmax(1) == wanted).float().mean().item()}
 
