@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.attacks.evasion import EVASIONS, Standing, closeness, direction, draws_at_random, look, unit, units_of
-from ismn_cli.attacks.noise import own_generator, uniform_start
+from ismn_cli.attacks.noise import Streams, uniform_start
 from ismn_cli.attacks.objectives import LOSSES, targeted_margin, wrong_classes
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.ball import project
@@ -128,14 +128,14 @@ class PgdEnsemble:
         """
         if self.threat.eps == 0:
             return Proposed(x)
-        generator = own_generator()
+        streams = Streams(x)
         seen: Seen | None
         found, seen = self._first_look(model, x, y)
         for run in self._runs(guarded=found.units.margin is not None):
             if not len(found.alive()):
                 break
             # For all, so that a sample's start does not depend on the others' success.
-            start = uniform_start(x, self.threat, generator) if self.settings.random_start else x
+            start = uniform_start(x, self.threat, streams) if self.settings.random_start else x
             self._climb(found, run, start, seen)
             seen = None
         return Proposed(found.images, found.notes())

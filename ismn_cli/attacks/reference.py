@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.craft import Proposed
+from ismn_cli.engine.groups import filled
 
 PREFIX = "autoattack: "
 _NORMS = {Norm.LINF: "Linf", Norm.L2: "L2"}
@@ -67,8 +68,9 @@ class Reference:
             part.logger = findings
         with _clean_checks():
             # Contiguous: the package takes views that a channels-last tensor does not have.
-            adversarial, _ = ensemble.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
-        return Proposed(adversarial, (*note, *findings.notes()))
+            whole = filled(x).contiguous()
+            adversarial, _ = ensemble.run_standard_evaluation(whole, filled(y), batch_size=len(whole))
+        return Proposed(adversarial[: len(x)], (*note, *findings.notes()))
 
     def _build(self, model: nn.Module, device: torch.device) -> Any:
         version, attacks, threat = self.spec.params["version"], self.spec.params["attacks"], self.spec.threat

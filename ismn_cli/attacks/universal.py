@@ -39,6 +39,8 @@ class Universal:
     steps that is n (s + 1) forward and n s backward passes.
     """
 
+    together = True
+
     def __init__(self, spec: AttackSpec, num_classes: int) -> None:
         settings: dict[str, Any] = dict(spec.params)
         self.threat, self.settings = spec.threat, Settings(**settings)

@@ -14,7 +14,6 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from ismn_cli.attacks.adapter import make_attack
-from ismn_cli.attacks.noise import own_generator
 from ismn_cli.audit.case import Case, read
 from ismn_cli.audit.planted import copies, corners, inside, rescaled, surface
 from ismn_cli.audit.readout import Binarised, features_of, fit
@@ -172,8 +171,7 @@ class _Test:
         return reading.margin > 0 if self.turned else reading.margin < 0
 
     def _generator(self, position: int) -> torch.Generator:
-        with isolated(derive(self.case.seed, "binarization", position, self.turned)):
-            return own_generator()
+        return torch.Generator().manual_seed(derive(self.case.seed, "binarization", position, self.turned))
 
 
 def _finding(case: Case, tallies: dict[str, Tally], inner: int, asked: int) -> Finding:

@@ -95,6 +95,9 @@ def attack(
         str | None,
         typer.Option(metavar="NAME", help="Data set. (default: cifar10 if it is on disk, else cifar10-mini)"),
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Search in float32 throughout; what is found is judged in it anyway.")
+    ] = False,
     limit: Limit = None,
     attribute: Attribute = None,
     image_size: ImageSize = None,
@@ -115,6 +118,7 @@ def attack(
         knowledge=listed([knowledge]) if knowledge else None,
         transfer=listed(transfer),
         dataset=choice(dataset, limit, attribute, image_size),
+        search="fp32" if exact else None,
         weights=weights,
         seed=seed,
         batch_size=batch_size,

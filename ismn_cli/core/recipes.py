@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from ismn_cli.core.specs import Eps, Frozen, Knowledge, Norm
+from ismn_cli.core.specs import Eps, Frozen, Knowledge, Norm, Search
 
 
 def _as_list(value: Any) -> Any:
@@ -84,6 +84,8 @@ class MatrixRecipe(Frozen):
     the system trained in that run: another undefended classifier, or a re-trained copy of a defence."""
     draws: Annotated[int, Field(ge=1)] = 10
     """How often a system that draws at random is asked: the mean, the worst and the majority are reported."""
+    search: Search = Search.AUTO
+    """The precision in which attacks search: "auto", "fp32" or "bf16". What they find is judged in float32."""
     weights: str = "auto"
     """"auto": each system's newest finished training, else the released weights; "released"; or a run's id. Systems
     that ``training`` trains are taken from there."""

@@ -70,6 +70,16 @@ class Knowledge(StrEnum):
     ADAPTIVE = "adaptive"
 
 
+class Search(StrEnum):
+    """The precision in which an attack searches. What it finds is judged in float32 whatever it is."""
+
+    AUTO = "auto"
+    """bf16 where the hardware multiplies in it by itself."""
+    FP32 = "fp32"
+    BF16 = "bf16"
+    """Of bare classifiers, far from their decision boundary; see `ismn_cli.engine.passes`."""
+
+
 class ThreatModel(Frozen):
     """The set of perturbations allowed: ||x' - x|| <= eps, x' in [0, 1]."""
 
@@ -138,6 +148,7 @@ class Cell(Frozen):
     """Transfer only: the attacker's own systems, which the examples are made on."""
     draws: int = 1
     """How often a randomised system is asked for its answer."""
+    search: Search = Search.FP32
     after: tuple[AttackSpec, ...] = ()
     """Attacks that were tried before, none of them larger: what they broke is carried over and not attacked again,
     so that the cell shows the worst case of all of them."""

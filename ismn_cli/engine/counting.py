@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ismn_cli.engine.draws import as_drawn
+from ismn_cli.engine.groups import filled
 from ismn_models.pipeline import Reading, Surrogate
 
 
 class Counted(nn.Module):
-    """A model that counts. One addition a pass: it changes neither results nor speed.
+    """A model that counts, and always sees whole groups of images (see `groups.filled`).
 
     ``forwards`` counts images [N, ...] that went in, ``backwards`` images whose gradient came back to the
     logits or to the margin: an attack that differentiates every class by itself is counted once a class. A
@@ -27,15 +29,18 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits for x [N, ...]."""
         self.forwards += self.cost * len(x)
-        return self._watched(self.model(x))
+        with as_drawn():
+            logits = self.model(filled(x))[: len(x)]
+        return self._watched(logits)
 
     def look(self, x: Tensor) -> Reading:
         """Return the model's logits and, where it stands behind a detector, the margin for x [N, ...]."""
         if not isinstance(self.model, Surrogate):
             return Reading(self(x))
         self.forwards += self.cost * len(x)
-        logits, margin = self.model.look(x)
-        return Reading(self._watched(logits), None if margin is None else self._watched(margin))
+        with as_drawn():
+            logits, margin = self.model.look(filled(x))
+        return Reading(self._watched(logits[: len(x)]), None if margin is None else self._watched(margin[: len(x)]))
 
     def _watched(self, output: Tensor) -> Tensor:
         if output.requires_grad:

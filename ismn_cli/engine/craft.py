@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.notes import merged
 from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.counting import Counted
+from ismn_cli.engine.draws import Common
+from ismn_cli.engine.groups import groups
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
 
@@ -55,6 +58,10 @@ def craft_batch(
 ) -> Crafted:
     """Attack ``model`` on x float32 [N, C, H, W] in [0, 1] with labels y int64 [N].
 
+    What becomes of an image does not depend on the others: images are attacked in groups (see `groups`), each on the
+    same random numbers (see `Common`), and the model always sees whole groups; on the CPU in L-inf that is so to the
+    last bit. Not for an attack that is made for all images together, and says so with ``together``.
+
     The model is in eval mode and its parameters take no gradients while it is attacked; mode, gradients and
     the global random generators are as before afterwards. Whatever the attack returns is clipped to the ball
     and the box; a sample further out than rounding explains has failed. Raises UsageError for images out of
@@ -62,9 +69,9 @@ def craft_batch(
     """
     _check(x, y)
     start, counted = time.perf_counter(), Counted(model)
-    with isolated(seed), evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
         counted.eval()
-        proposed, said = _propose(attack, counted, x, y)
+        proposed, said = _proposals(attack, counted, x, y, seed)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
@@ -90,10 +97,23 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
+def _proposals(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
+    """Return the attack's images for every group of x, and what it said, once."""
+    if getattr(attack, "together", False):
+        with isolated(seed):
+            return _propose(attack, model, x, y) if len(x) else Proposed(x)
+    images: list[Tensor] = [x[:0]]
+    said: list[str] = []
+    for rows in groups(x):
+        with isolated(seed), Common():
+            proposed, notes = _propose(attack, model, x[rows], y[rows])
+        images.append(proposed)
+        said += notes
+    return Proposed(torch.cat(images), merged(said))
+
+
 def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
     """Return the attack's images, or NaN and a note where it gave none. It works on copies of x and y."""
-    if len(x) == 0:
-        return Proposed(x)
     try:
         answer = attack(model, x.detach().clone(), y.clone())
     except UsageError:

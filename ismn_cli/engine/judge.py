@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ismn_cli.core.records import Answers
+from ismn_cli.engine.groups import filled, groups
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
 from ismn_models.pipeline import Decision, Pipeline
@@ -21,21 +22,30 @@ def judge(pipeline: Pipeline, batches: Iterable[Tensor], *, seed: int = 0) -> tu
     """Return the system's answers on ``batches`` of images [n, C, H, W] in [0, 1], and the seconds it took.
 
     float32 (autocast is switched off), eval mode, no gradients; modes and the global random generators are as
-    before afterwards. A system that draws at random draws from ``seed``, so a verdict can be repeated.
+    before afterwards. A system that draws at random draws from ``seed``, for every group anew, so a verdict can be
+    repeated.
     """
     columns: list[tuple[Tensor, ...]] = []
     seconds = 0.0
-    with isolated(seed), evaluating(pipeline), torch.no_grad():
+    with evaluating(pipeline), torch.no_grad():
         for x in batches:
             if len(x) == 0:
                 continue
             start = time.perf_counter()
-            with torch.autocast(x.device.type, enabled=False):
-                answers = _columns(pipeline.decide(x.float()))
-            # Copied to the host here: on a GPU the clock would otherwise stop before the work does.
-            columns.append(tuple(column.cpu() for column in answers))
+            columns += _grouped(pipeline, x.float(), seed)
             seconds += time.perf_counter() - start
     return _answers(columns), seconds
+
+
+def _grouped(pipeline: Pipeline, x: Tensor, seed: int) -> list[tuple[Tensor, ...]]:
+    """Return the columns of x, a group at a time; see `craft_batch`."""
+    columns = []
+    for rows in groups(x):
+        with isolated(seed), torch.autocast(x.device.type, enabled=False):
+            answers = _columns(pipeline.decide(filled(x[rows])))
+        # Copied to the host at once: on a GPU the clock would otherwise stop before the work does.
+        columns.append(tuple(column[: len(rows)].cpu() for column in answers))
+    return columns
 
 
 def _columns(decision: Decision) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ismn_cli.core.examples import Examples
+from ismn_cli.core.notes import merged
 from ismn_cli.core.records import Answers, CellResult, Outcome
 from ismn_cli.core.specs import Cell
 from ismn_cli.core.store import Store
@@ -16,7 +17,7 @@ from ismn_cli.stages.jobs import Job, tally
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ismn_cli.data.image_set import ImageSet
     from ismn_cli.engine.craft import Attack
@@ -70,7 +71,7 @@ class Bench:
         """Judge the images as they are, and store the cell."""
         parts = []
         for index, (x, _) in enumerate(self._batches()):
-            parts.append(self._judge(cell, pipeline, x, index))
+            parts.append(self._judge(cell, pipeline, x))
             on_batch(len(x), self._right_or_wrong(index, parts[-1].drawn[0]))
         drawn, seconds = _joined(parts)
         result = CellResult(
@@ -98,7 +99,7 @@ class Bench:
         for index, (x, adversarial, batch) in enumerate(self._crafted(job, examples, held)):
             crafted.append(batch)
             for (system, cell), column in zip(job.cells, parts, strict=True):
-                column.append(self._judge(cell, system.pipeline, adversarial, index))
+                column.append(self._judge(cell, system.pipeline, adversarial))
             on_batch(len(x), self._outcomes(job, clean, index, parts[-1][-1].drawn[0], batch))
         results = [
             self._result(cell, clean[system.subject.name], column, crafted, job.notes())
@@ -122,11 +123,11 @@ class Bench:
 
         from ismn_cli.attacks.adapter import make_attack
 
-        attack = make_attack(job.attack, len(self.images.classes))
+        attack, views = make_attack(job.attack, len(self.images.classes)), job.views()
         for index, (x, y) in enumerate(self._batches()):
             found = self._stored(examples, index, x)
             if found is None:
-                found = self._craft(job, attack, x, y, index, held)
+                found = self._craft(job, views, attack, x, y, index, held)
                 examples.put_batch(index, *found)
             arrays, texts = found
             pixels = torch.from_numpy(arrays["adversarial"]).to(x.device, memory_format=torch.channels_last)
@@ -141,13 +142,20 @@ class Bench:
         return found if found[0]["adversarial"].shape == tuple(x.shape) else None
 
     def _craft(
-        self, job: Job, attack: Attack, x: Tensor, y: Tensor, index: int, held: Held | None
+        self,
+        job: Job,
+        views: Mapping[str, nn.Module],
+        attack: Attack,
+        x: Tensor,
+        y: Tensor,
+        index: int,
+        held: Held | None,
     ) -> Batch:
         from ismn_cli.engine.rng import derive
         from ismn_cli.threats.worst_case import craft_through
 
-        seed = derive(self.seed, job.attack.key(), index)
-        views, verdict = job.views(), job.verdict(derive(self.seed, "verdict", index))
+        seed = derive(self.seed, job.attack.key())
+        verdict = job.verdict(derive(self.seed, "verdict"))
         standing, arrays, texts = self._carried(held, index, x)
         if len(standing):
             worst = craft_through(views, attack, x[standing], y[standing], job.attack.threat, seed, verdict)
@@ -198,11 +206,11 @@ class Bench:
         for position in broken.nonzero()[0].tolist():
             texts["via"][position] = via[position]
 
-    def _judge(self, cell: Cell, pipeline: Pipeline, x: Tensor, index: int) -> Part:
+    def _judge(self, cell: Cell, pipeline: Pipeline, x: Tensor) -> Part:
         from ismn_cli.engine.judge import judge
         from ismn_cli.engine.rng import derive
 
-        seeds = [derive(self.seed, "judge", index, *([draw] if draw else [])) for draw in range(cell.draws)]
+        seeds = [derive(self.seed, "judge", draw) for draw in range(cell.draws)]
         judged = [judge(pipeline, [x], seed=seed) for seed in seeds]
         return Part(tuple(answers for answers, _ in judged), judged[0][1])
 
@@ -234,7 +242,7 @@ class Bench:
             draws_attacked=tally(drawn, self.labels),
             craft_seconds=sum(_column(crafted, "seconds")),
             judge_seconds=seconds,
-            notes=tuple(dict.fromkeys((*notes, *(note for batch in crafted for note in batch["notes"])))),
+            notes=merged((*notes, *(note for batch in crafted for note in batch["notes"]))),
         )
 
     def _of(self, index: int, column: Sequence[Any]) -> Sequence[Any]:

@@ -39,11 +39,13 @@ class Job:
         return replace(self, cells=tuple(pair for pair in self.cells if pair[1].key() not in found))
 
     def views(self) -> dict[str, nn.Module]:
-        """Return the modules that the attacker may build on."""
+        """Return the modules that the attacker may build on, in the precision of the cells' search."""
+        from ismn_cli.engine.passes import for_search
         from ismn_cli.threats.views import views
 
-        sources = [source.pipeline for source in self.sources]
-        return views(self._system().pipeline, self.knowledge, sources, self.attack.eot)
+        search = self.cells[0][1].search
+        sources = [for_search(source.pipeline, search) for source in self.sources]
+        return views(for_search(self._system().pipeline, search), self.knowledge, sources, self.attack.eot)
 
     def verdict(self, seed: int) -> Verdict | None:
         """Return the attacker's own look at the whole system, which only an adaptive one has."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ismn_cli.core.catalogue import ATTACKS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
-from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, ThreatModel
+from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Search, ThreatModel
 from ismn_cli.core.store import Store
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.resolve import Resolved, resolve
@@ -58,10 +58,17 @@ class Matrix:
                 jobs += [self._job(knowledge, attack, group) for group in groups.values()]
         return jobs
 
+    def search(self) -> Search:
+        """Return the precision in which bare classifiers are searched."""
+        from ismn_cli.engine.passes import search_precision
+
+        return search_precision(self.recipe.search, self.device)
+
     def identity(self) -> str:
         """Return the hash of what decides the results."""
         content = self.recipe.model_dump(mode="json", exclude={"name", "summary", "weights"})
         content["systems"] = [[s.base.weights, s.subject.key()] for s in (*self.systems, *self.sources)]
+        content["search"] = self.search().value
         content["samples"] = self.images.samples().key()
         content["attacks"] = [attack.key() for attacks in self.attacks.values() for attack in attacks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -96,6 +103,7 @@ class Matrix:
             batch_size=self.recipe.batch_size,
             sources=tuple(source.subject for source in self.sources) if transferred else (),
             draws=self.recipe.draws if randomised else 1,
+            search=self.search() if attack else Search.FP32,
             after=self._before(knowledge, attack) if attack else (),
         )
 

@@ -15,6 +15,8 @@ from ismn_cli.core.store import Store
 from ismn_cli.data import mini
 from ismn_cli.engine.ball import project
 from ismn_cli.engine.craft import Crafted, craft_batch
+from ismn_cli.engine.draws import Common
+from ismn_cli.engine.groups import SIZE
 from ismn_cli.engine.rng import seed_everything
 from ismn_cli.stages.resolve import resolve
 
@@ -32,14 +34,22 @@ def craft(method: str, net: nn.Module, x: Tensor, y: Tensor, eps: float, classes
     return craft_batch(net, make_attack(resolve_params(method, threat, params), classes), x, y, threat, seed=11)
 
 
+def alone(attack: torchattacks.attack.Attack, x: Tensor, y: Tensor) -> Tensor:
+    """Attack one image x [1, ...] by itself, beside copies of it that make up a group, on one draw for all of them."""
+    seed_everything(11)
+    torch.randint(2**31 - 1, ())  # the adapter's draw, for attacks that seed themselves
+    with Common():
+        return attack(x.repeat(SIZE, 1, 1, 1), y.repeat(SIZE))[:1]
+
+
 @pytest.mark.parametrize("eps", [2 / 255, 8 / 255, 0.3])
 @pytest.mark.parametrize("method", THEIRS)
 def test_equals_torchattacks_called_directly(method: str, eps: float, victim) -> None:
     crafted = craft(method, victim.net, victim.x, victim.y, eps, 5)
-    seed_everything(11)
-    torch.randint(2**31 - 1, ())  # the adapter's draw, for attacks that seed themselves
     steps = {} if method == "fgsm" else {"steps": 10, "alpha": 2.5 * eps / 10}
-    direct = THEIRS[method](victim.net, eps=eps, **steps)(victim.x, victim.y)
+    attack = THEIRS[method](victim.net, eps=eps, **steps)
+    each = zip(victim.x.split(1), victim.y.split(1), strict=True)
+    direct = torch.cat([alone(attack, x, y) for x, y in each])
     assert torch.equal(crafted.adversarial, project(direct, victim.x, ThreatModel(eps=eps)))
     assert not torch.equal(crafted.adversarial, victim.x)
 

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from ismn_cli.attacks.adapter import make_attack
-from ismn_cli.attacks.noise import own_generator, uniform_start
+from ismn_cli.attacks.noise import Streams, uniform_start
 from ismn_cli.attacks.params import resolve_params
 from ismn_cli.core.specs import Norm, ThreatModel
 from ismn_cli.engine.counting import Counted
@@ -16,7 +16,12 @@ from ismn_cli.engine.craft import craft_batch
 from ismn_models.pipeline import Reading, Surrogate
 
 EPS = 0.1
-GREY = torch.full((8, 3, 16, 16), 0.5)
+def apart(x: Tensor) -> Tensor:
+    """Return x [N, ...] with no two images alike: an image's draws are told by what is in it."""
+    return x + torch.arange(len(x)).view(-1, 1, 1, 1) * 1e-7
+
+
+GREY = apart(torch.full((8, 3, 16, 16), 0.5))
 LABELS = torch.zeros(8, dtype=torch.int64)
 
 
@@ -63,7 +68,7 @@ def test_gaussian_noise_has_the_size_of_the_threat() -> None:
 
 @pytest.mark.parametrize("method", ["uniform-noise", "gaussian-noise"])
 def test_one_draw_asks_nothing_and_more_stop_at_success(method: str) -> None:
-    x = GREY.repeat(8, 1, 1, 1)
+    x = apart(GREY.repeat(8, 1, 1, 1))
     y = LABELS.repeat(8)
     threat = ThreatModel(eps=EPS)
     level = 0.5 + 1e-3  # a draw succeeds now and then
@@ -108,8 +113,8 @@ def test_a_flagged_draw_is_no_success() -> None:
 @pytest.mark.parametrize("norm", list(Norm))
 def test_starts_are_uniform_in_the_ball(norm: Norm) -> None:
     torch.manual_seed(0)
-    x = torch.full((2000, 1, 2, 2), 0.5)
-    delta = (uniform_start(x, ThreatModel(norm=norm, eps=EPS), own_generator()) - x).flatten(1)
+    x = apart(torch.full((2000, 1, 2, 2), 0.5))
+    delta = (uniform_start(x, ThreatModel(norm=norm, eps=EPS), Streams(x)) - x).flatten(1)
     if norm is Norm.L2:
         radius = delta.norm(dim=1)
         assert radius.max() <= EPS + 1e-6
@@ -121,5 +126,6 @@ def test_starts_are_uniform_in_the_ball(norm: Norm) -> None:
 
 
 def test_starts_keep_to_the_box() -> None:
-    start = uniform_start(torch.ones(50, 1, 2, 2), ThreatModel(eps=EPS), own_generator())
+    x = torch.ones(50, 1, 2, 2)
+    start = uniform_start(x, ThreatModel(eps=EPS), Streams(x))
     assert start.max() <= 1 and start.min() >= 1 - EPS

@@ -86,7 +86,7 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
-        self.seen.append(int((logits.argmax(1) != self.y).sum()))
+        self.seen.append(int((logits.argmax(1)[: len(self.y)] != self.y).sum()))
         return logits
 
 

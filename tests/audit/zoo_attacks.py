@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.attacks.evasion import look
-from ismn_cli.attacks.noise import own_generator, uniform_start
+from ismn_cli.attacks.noise import Streams, uniform_start
 from ismn_cli.attacks.objectives import ce, margin
 from ismn_cli.core.attack_entry import BOTH, AttackEntry
 from ismn_cli.core.specs import AttackSpec, Norm
@@ -134,10 +134,10 @@ class Good:
         self.restarts: int = params["restarts"]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        generator = own_generator()
+        streams = Streams(x)
         best, lead = x.clone(), torch.full((len(x),), -torch.inf)
         for _ in range(self.restarts):
-            point = self.ball(uniform_start(x, self.threat, generator), x)
+            point = self.ball(uniform_start(x, self.threat, streams), x)
             for _ in range(self.steps):
                 leaf = point.detach().requires_grad_()
                 logits = look(model, leaf).logits

@@ -42,7 +42,9 @@ def test_rounding_is_clipped_and_violations_fail(norm: Norm, net: nn.Module, x: 
     unit = 1.0 if norm is Norm.LINF else 1 / 48**0.5
 
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return x + unit * torch.tensor([0.1, 0.10005, 0.2, 0.0, 0.05, -0.1])[:, None, None, None]
+        moved = torch.zeros(len(x))
+        moved[:6] = torch.tensor([0.1, 0.10005, 0.2, 0.0, 0.05, -0.1])
+        return x + unit * moved[:, None, None, None]
 
     crafted = craft_batch(net, attack, x, Y, threat, 0)
     assert crafted.failed.tolist() == [False, False, True, False, False, False]

@@ -1,0 +1,73 @@
+"""The search in bf16 knows its side of the boundary in float32, and touches nothing of the system."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ismn_cli.core.specs import Search
+from ismn_cli.engine.passes import CLOSE, Guarded, for_search, search_precision
+from ismn_models.pipeline import Defence, Pipeline
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+
+
+def test_close_answers_are_those_of_the_net_and_the_others_are_near_them() -> None:
+    plain = net()
+    guarded, x = Guarded(plain), torch.rand(200, 3, 8, 8)
+    with torch.no_grad():
+        exact, found = plain(x), guarded(x)
+    first, second = exact.topk(2).values.unbind(1)
+    share = (first - second) / (first - exact.amin(1))
+    close = share < CLOSE / 2  # clearly so: what bf16 takes for close is known to its own precision
+    assert close.any() and not close.all()
+    torch.testing.assert_close(found[close], exact[close], rtol=0, atol=1e-5)
+    assert bool((found.argmax(1) == exact.argmax(1)).all())
+    assert not torch.equal(found, exact)
+
+
+def test_gradients_come_back_in_float32_through_both() -> None:
+    guarded, x = Guarded(net()), torch.rand(64, 3, 8, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad(guarded(x).logsumexp(1).sum(), x)
+    (exact,) = torch.autograd.grad(guarded.net(x).logsumexp(1).sum(), x)
+    assert slope.dtype == torch.float32
+    assert float(nn.functional.cosine_similarity(slope.flatten(), exact.flatten(), dim=0)) > 0.99
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :4] * torch.nan
+
+    assert bool(Guarded(Broken())(torch.rand(2, 3, 4, 4)).isnan().all())
+
+
+def test_a_system_is_searched_on_guarded_classifiers_and_keeps_its_own_weights() -> None:
+    plain = Pipeline(net(), Defence())
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    light = for_search(plain, Search.BF16)
+    assert isinstance(light.base, Guarded) and light.classifier is light.base
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+    assert for_search(plain, Search.FP32) is plain
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_a_defence_keeps_float32(hardened: bool) -> None:
+    class Something(Defence):
+        policy = "reject"
+
+    system = Pipeline(net(), Something(), net() if hardened else None)
+    light = for_search(system, Search.BF16)
+    assert isinstance(light.base, Guarded)
+    assert light.classifier is system.classifier and light.defence is system.defence
+
+
+def test_auto_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has, precision in ((True, Search.BF16), (False, Search.FP32)):
+        monkeypatch.setattr("ismn_cli.engine.passes.has_bf16", lambda device, has=has: has)
+        assert search_precision(Search.AUTO, torch.device("cpu")) is precision
+    assert search_precision(Search.FP32, torch.device("cpu")) is Search.FP32
