@@ -120,9 +120,7 @@ class Bench:
         """Yield (images, adversarial images, columns without pixels) a batch; crafted only if missing."""
         import torch
 
-        from ismn_cli.attacks.adapter import make_attack
-
-        attack = make_attack(job.attack, len(self.images.classes))
+        attack = self._attack(job)
         for index, (x, y) in enumerate(self._batches()):
             found = self._stored(examples, index, x)
             if found is None:
@@ -132,6 +130,11 @@ class Bench:
             pixels = torch.from_numpy(arrays["adversarial"]).to(x.device, memory_format=torch.channels_last)
             columns = {name: arrays[name].tolist() for name in ("failed", "linf", "l2", "cost", "seconds", "carried")}
             yield x, pixels, columns | {name: json.loads(text) for name, text in texts.items()}
+
+    def _attack(self, job: Job) -> Attack:
+        from ismn_cli.attacks.adapter import make_attack
+
+        return make_attack(job.attack, len(self.images.classes))
 
     def _stored(self, examples: Examples, index: int, x: Tensor) -> Batch | None:
         """Return a stored batch, unless it is of other samples than these."""
