@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/systems.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/systems.md", "docs/trackers.md", "docs/report-format.md")
 FEW_STEPS = ["attack.params.pgd-ensemble.steps=3", "attack.eps=8/255"]
 FEW_QUERIES = ["attack.params.square.n_queries=10"]
 TINY = [
@@ -49,6 +49,8 @@ SHORTER = {
 """Command as printed -> what is added to it here."""
 PLACES = {"DIR": "data", "FACES": "faces", "DIGITS": "digits"}
 """What a reader puts his own folder in place of, and what stands there here."""
+RUNS = {"RUN_A": "none", "RUN_B": "ismn"}
+"""What a reader puts a run of his own in place of, and the defence that is attacked in it here."""
 VERDICTS = ("ismn audit", "ismn doctor")
 """Exit with 1 where a check fails, which is a result too."""
 ELSEWHERE = ("pip install", "python -m venv", "pytest", "ruff", "git ")
@@ -70,6 +72,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_batches(folder / "data" / "cifar-10-batches-bin")
     write_faces(folder / "faces")
     write_digits(folder / "digits")
+    tracker = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trackers.md").read_text(), re.DOTALL)
+    (folder / "lines.py").write_text("".join(tracker))
     return folder
 
 
@@ -121,10 +125,32 @@ def test_the_pages_print_commands() -> None:
     assert set(SHORTER) <= set(commands), "SHORTER names a command that is printed nowhere"
 
 
+@pytest.fixture(scope="module")
+def runs(place: Path) -> dict[str, Path]:
+    """The folders of two runs on the same few images, in the home that the commands use."""
+    found = {}
+    for name, defence in RUNS.items():
+        before = set((place / "home" / "runs").glob("*"))
+        words = ["attack", "--method", "fgsm", "--eps", "8/255", "--limit", "12", "--defence", defence]
+        code = "from ismn_cli.cli.app import main; main()"
+        environment = os.environ | {"ISMN_HOME": str(place / "home")}
+        subprocess.run([sys.executable, "-c", code, *words], cwd=place, env=environment, check=True, timeout=300)
+        (found[name],) = set((place / "home" / "runs").glob("attack-fgsm-*")) - before
+    return found
+
+
+def written(word: str, place: Path, runs: dict[str, Path]) -> str:
+    """Return what a reader would write for ``word``: a folder or a run of his own."""
+    run, slash, file = word.partition("/")
+    if run in runs:
+        return str(runs[run] / file) if slash else runs[run].name
+    return str(place / PLACES[word]) if word in PLACES else word
+
+
 @pytest.mark.parametrize("command", printed_commands())
-def test_command_runs_as_printed(command: str, place: Path) -> None:
+def test_command_runs_as_printed(command: str, place: Path, runs: dict[str, Path]) -> None:
     words = shlex.split(command) + SHORTER.get(command, [])
-    words = [str(place / PLACES[word]) if word in PLACES else word for word in words]
+    words = [written(word, place, runs) for word in words]
     starts = {
         "ismn": [sys.executable, "-c", "from ismn_cli.cli.app import main; main()"],
         "python": [sys.executable],
@@ -137,4 +163,7 @@ def test_command_runs_as_printed(command: str, place: Path) -> None:
         starts[words[0]] + words[1:], cwd=place, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode in ((0, 1) if command.startswith(VERDICTS) else (0,)), done.stderr[-2000:]
-    assert done.stdout.strip() or "train" in command
+    if "-o" in words:
+        assert (place / words[words.index("-o") + 1]).stat().st_size
+    else:
+        assert done.stdout.strip() or "train" in command

@@ -10,7 +10,25 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ismn_cli.cli import attack, audit, ceiling, claims, data, defend, doctor, gate, listing, report, run, train
+from ismn_cli.cli import (
+    attack,
+    audit,
+    ceiling,
+    claims,
+    compare,
+    data,
+    defend,
+    doctor,
+    export,
+    gate,
+    listing,
+    report,
+    rerun,
+    run,
+    score,
+    show,
+    train,
+)
 from ismn_cli.cli.console import listen, say, show_error
 from ismn_cli.cli.options import examples
 from ismn_cli.core.errors import UsageError
@@ -75,7 +93,25 @@ def _options(
     listen()
 
 
-for module in (train, attack, defend, report, run, audit, doctor, ceiling, claims, gate, data, listing):
+for module in (
+    train,
+    attack,
+    defend,
+    report,
+    run,
+    audit,
+    doctor,
+    ceiling,
+    claims,
+    gate,
+    data,
+    listing,
+    compare,
+    score,
+    show,
+    export,
+    rerun,
+):
     module.register(app)
 
 

@@ -18,6 +18,7 @@ from ismn_cli.cli.options import (
     Limit,
     Seed,
     StoreDir,
+    Track,
     Weights,
     choice,
     examples,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ismn_cli.core.recipes import MatrixRecipe
     from ismn_cli.core.records import RunKind
     from ismn_cli.core.store import Store
+    from ismn_cli.core.tracking import Openers
     from ismn_cli.stages.matrix import Finished
     from ismn_cli.stages.steps import Steps
     from ismn_cli.stages.train import Trained
@@ -109,6 +111,7 @@ def attack(
     device: Device = None,
     data_dir: DataDir = None,
     store: StoreDir = None,
+    track: Track = None,
 ) -> None:
     """Attack a system."""
     recipe = attack_recipe(
@@ -127,7 +130,7 @@ def attack(
         recipe = with_data_at_hand(recipe, data_dir)
     for remark in size_notes(recipe):
         note(remark)
-    finished = carry_out(recipe, data_dir, device, store, "attack")
+    finished = carry_out(recipe, data_dir, device, store, "attack", track=track or ())
 
     from ismn_cli.reporting.attack_table import attack_report
 
@@ -192,14 +195,17 @@ def carry_out(
     store: Path | None,
     kind: RunKind,
     prefer_base: str | None = None,
+    track: Sequence[str] = (),
 ) -> Finished:
     """Run a matrix with progress; say which weights it uses and what was stored already."""
     from ismn_cli.core.store import Store
     from ismn_cli.stages.matrix import run_plan
     from ismn_cli.stages.plan import plan_matrix
+    from ismn_cli.stages.tracking import openers
 
+    trackers = openers(track)
     place = Store.open(store)
-    steps = _trained(recipe, place, data_dir, device)
+    steps = _trained(recipe, place, data_dir, device, trackers)
     matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base, steps)
     for system in matrix.systems:
         say(f"{system.subject.name}: {system.origin}")
@@ -208,14 +214,16 @@ def carry_out(
     if len({system.base.weights for system in matrix.systems}) > 1:
         note("these systems stand on different base classifiers: each is attacked through its own.")
     with Display() as display:
-        finished = run_plan(matrix, place, kind, display.matrix)
+        finished = run_plan(matrix, place, kind, display.matrix, trackers)
     if finished.stored:
         note(f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again.")
     say_verdict(finished.audit)
     return finished
 
 
-def _trained(recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str | None) -> Steps:
+def _trained(
+    recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str | None, track: Openers
+) -> Steps:
     """Carry out the recipe's own trainings with progress; say which run each is."""
     from ismn_cli.stages.steps import NO_STEPS
     from ismn_cli.stages.trainings import run_steps
@@ -228,7 +236,7 @@ def _trained(recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: 
         say(f"{name}: {done}, run {trained.run.record.id}")
 
     with Display() as display:
-        return run_steps(recipe, store, data_dir, device or "auto", display.training, on_step)
+        return run_steps(recipe, store, data_dir, device or "auto", display.training, on_step, track)
 
 
 def say_verdict(audit: Audit) -> None:

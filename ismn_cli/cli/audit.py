@@ -109,7 +109,8 @@ def _audited(
     from ismn_cli.stages.audit import IMAGES, audit_run
 
     with Display() as display:
-        images = 0 if records else limit or IMAGES
+        # Examples made elsewhere come without an attack that could be run again.
+        images = 0 if records or run.record.kind == "score" else limit or IMAGES
         return audit_run(run, store, data_dir, device or "auto", defences, images, display.matrix)
 
 

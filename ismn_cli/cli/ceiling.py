@@ -14,6 +14,7 @@ from ismn_cli.cli.options import (
     DataDir,
     ImageSize,
     Limit,
+    ReportFormat,
     Seed,
     StoreDir,
     data_choice,
@@ -54,7 +55,7 @@ def ceiling(
     attribute: Attribute = None,
     image_size: ImageSize = None,
     seed: Seed = None,
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, csv or json.")] = "rich",
+    form: ReportFormat = "rich",
     data_dir: DataDir = None,
     store: StoreDir = None,
 ) -> None:

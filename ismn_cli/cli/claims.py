@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ismn_cli.cli.console import note, say
-from ismn_cli.cli.options import DataDir, Device, Limit, Seed, StoreDir, Weights, examples, listed
+from ismn_cli.cli.options import DataDir, Device, Limit, ReportFormat, Seed, StoreDir, Weights, examples, listed
 from ismn_cli.cli.progress import Display
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def claims(
         list[str] | None,
         typer.Option(metavar="NAME[,NAME...]", help="Only these readings of the attack level. (default: all)"),
     ] = None,
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, csv or json.")] = "rich",
+    form: ReportFormat = "rich",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file. (default: stdout)")
     ] = None,

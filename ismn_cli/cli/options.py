@@ -69,6 +69,18 @@ Weights = Annotated[
     ),
 ]
 
+ReportFormat = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, latex, csv, json or html.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Tell an experiment tracker: tensorboard, or one of your own, module:Name (docs/trackers.md). Repeatable.",
+    ),
+]
+
 
 def choice(
     name: str | None, limit: int | None = None, attribute: str | None = None, image_size: int | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ismn_cli.cli.console import note, result, say, show
-from ismn_cli.cli.options import StoreDir, examples, listed
+from ismn_cli.cli.options import ReportFormat, StoreDir, examples, listed
 
 if TYPE_CHECKING:
     from ismn_cli.core.records import CellResult
@@ -20,6 +21,8 @@ HELP = "Compare defences over all stored runs."
 EXAMPLES = examples(
     "ismn report",
     "ismn report --format markdown",
+    "ismn report --format html -o report.html",
+    "ismn report --format latex -o table.tex",
     "ismn report --run latest --format csv -o results.csv",
     "ismn report --compare ismn,none",
 )
@@ -30,8 +33,16 @@ def register(app: typer.Typer) -> None:
     app.command("report", help=HELP, epilog=EXAMPLES)(report)
 
 
+def _schema(wanted: bool) -> None:
+    if wanted:
+        from ismn_cli.reporting.schema import stored
+
+        result(stored())
+        raise typer.Exit
+
+
 def report(
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="rich, markdown, csv or json.")] = "rich",
+    form: ReportFormat = "rich",
     run: Annotated[
         list[str] | None,
         typer.Option("--run", metavar="ID", help="Only these runs. Repeatable. (default: all)"),
@@ -46,6 +57,12 @@ def report(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file. (default: stdout)")
     ] = None,
     store: StoreDir = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", callback=_schema, is_eager=True, help="Print the JSON Schema of --format json, and exit."
+        ),
+    ] = False,
 ) -> None:
     """Show the comparison table."""
     from ismn_cli.core.errors import unknown_name
@@ -57,10 +74,20 @@ def report(
     two = _two(compare) if compare is not None else None
     place = Store.open(store)
     runs = [place.run(name) for name in run] if run else place.runs()
-    results = stored_results(place, runs)
-    if not results:
-        note("no results are stored yet. Make some: ismn run quickstart")
-    deliver(_table(place, runs, results, two), form, output)
+    if form == "html" and two is None:
+        hand_over(_page(place, runs), output)
+    else:
+        deliver(_table(place, runs, stored_results(place, runs), two), form, output)
+
+
+def _page(store: Store, runs: list[Run]) -> str:
+    """Return the page with all that belongs to the table; each cell is read once and let go."""
+    from ismn_cli.reporting.html.cells import Reduced
+    from ismn_cli.reporting.html.page import Evidence, text
+
+    results = Reduced(stored_results(store, runs))
+    table = _table(store, runs, results, None)
+    return text(table, Evidence(runs, results.cells))
 
 
 def _two(compare: str) -> tuple[str, str]:
@@ -72,7 +99,7 @@ def _two(compare: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _table(store: Store, runs: list[Run], results: list[CellResult], two: tuple[str, str] | None) -> Report:
+def _table(store: Store, runs: list[Run], results: Iterable[CellResult], two: tuple[str, str] | None) -> Report:
     from ismn_cli.core.findings import read_audit
     from ismn_cli.reporting.comparison_table import comparison_report
     from ismn_cli.reporting.paired_table import paired_report
@@ -81,39 +108,48 @@ def _table(store: Store, runs: list[Run], results: list[CellResult], two: tuple[
         return paired_report(results, *two)
     audits = [audit for run in runs if (audit := read_audit(run.folder))]
     unreliable = {key: codes for audit in audits for key, codes in audit.unreliable().items()}
-    ceilings = store.ceilings_of(result.cell for result in results)
     beside = {name for run in runs if (name := run.record.recipe.get("stand_in_for"))}
     stand_in = str(beside.pop()) if len(beside) == 1 else None
-    return comparison_report(results, ceilings=ceilings, unreliable=unreliable, stand_in_for=stand_in)
+    return comparison_report(results, ceilings=store.ceilings_of, unreliable=unreliable, stand_in_for=stand_in)
 
 
-def stored_results(store: Store, runs: list[Run]) -> list[CellResult]:
-    """Return the cells of ``runs``, each once; what the store has lost is left out with a remark."""
-    keys = dict.fromkeys(key for run in runs for key in run.record.cells)
-    found = [cell for key in keys if (cell := store.cell(key))]
-    if len(found) < len(keys):
-        note(f"{len(keys) - len(found)} cells are missing in the store; repeat their runs to have them back.")
-    return found
+def stored_results(store: Store, runs: Iterable[Run]) -> Iterator[CellResult]:
+    """Yield the cells of ``runs``, each once, read one at a time; say at the end if there are fewer than there were."""
+    keys, found = dict.fromkeys(key for run in runs for key in run.record.cells), 0
+    for key in keys:
+        cell = store.cell(key)
+        if cell is not None:
+            found += 1
+            yield cell
+    if found < len(keys):
+        note(f"{len(keys) - found} cells are missing in the store; repeat their runs to have them back.")
+    if not found:
+        note("no results are stored yet. Make some: ismn run quickstart")
 
 
 def deliver(table: Report, form: str, output: Path | None) -> None:
     """Write a report in a format of `ismn_cli.reporting.render.FORMATS` to a file, else to stdout."""
-    from ismn_cli.core.storage import write_text
-
-    text = _drawn(table) if form == "rich" and output else _text(table, form)
-    if output is not None:
-        write_text(output, text)
-        say(f"report: {output}")
-    elif form == "rich":
+    if form == "rich" and output is None:
         show(table)
     else:
+        hand_over(_drawn(table) if form == "rich" else _text(table, form), output)
+
+
+def hand_over(text: str, output: Path | None) -> None:
+    """Write ``text`` to a file, else to stdout."""
+    from ismn_cli.core.storage import write_text
+
+    if output is None:
         result(text)
+    else:
+        write_text(output, text)
+        say(f"report: {output}")
 
 
 def _text(table: Report, form: str) -> str:
     from ismn_cli.reporting.render import render_text
 
-    return "" if form == "rich" else render_text(table, form)
+    return render_text(table, form)
 
 
 def _drawn(table: Report) -> str:

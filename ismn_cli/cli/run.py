@@ -9,7 +9,7 @@ import typer
 
 from ismn_cli.cli import attack, train
 from ismn_cli.cli.console import note, result, say, show, table
-from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, StoreDir, examples
+from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, StoreDir, Track, examples
 from ismn_cli.cli.progress import Display
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def run(
     device: Device = None,
     data_dir: DataDir = None,
     store: StoreDir = None,
+    track: Track = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Do nothing: print what would be done, and the memory that it takes.")
     ] = False,
@@ -50,9 +51,9 @@ def run(
         show_plan(loaded, data_dir, device, store)
         return
     if isinstance(loaded, TrainRecipe):
-        train.carry_out(loaded, data_dir, device, store, fresh=False)
+        train.carry_out(loaded, data_dir, device, store, fresh=False, track=track or ())
         return
-    finished = attack.carry_out(loaded, data_dir, device, store, "run")
+    finished = attack.carry_out(loaded, data_dir, device, store, "run", track=track or ())
 
     from ismn_cli.reporting.comparison_table import comparison_report
 

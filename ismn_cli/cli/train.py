@@ -18,6 +18,7 @@ from ismn_cli.cli.options import (
     Overrides,
     Seed,
     StoreDir,
+    Track,
     choice,
     examples,
     given,
@@ -70,6 +71,7 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     store: StoreDir = None,
+    track: Track = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin again, even if this training is done.")] = False,
 ) -> None:
     """Train a system."""
@@ -82,7 +84,7 @@ def train(
         precision=precision,
         dataset=choice(dataset, limit, attribute, image_size) or None,
     )
-    carry_out(recipe, data_dir, device, store, fresh)
+    carry_out(recipe, data_dir, device, store, fresh, track or ())
 
 
 def train_recipe(overrides: Sequence[str], **options: Any) -> TrainRecipe:
@@ -100,17 +102,28 @@ def train_recipe(overrides: Sequence[str], **options: Any) -> TrainRecipe:
     return recipe
 
 
-def carry_out(recipe: TrainRecipe, data_dir: Path | None, device: str | None, store: Path | None, fresh: bool) -> None:
+def carry_out(
+    recipe: TrainRecipe,
+    data_dir: Path | None,
+    device: str | None,
+    store: Path | None,
+    fresh: bool,
+    track: Sequence[str] = (),
+) -> None:
     """Train, and say where it is and what to type next."""
     from ismn_cli.core.store import Store
+    from ismn_cli.stages.tracking import openers
     from ismn_cli.stages.train import train as run_training
 
+    trackers = openers(track)
     place = Store.open(store)
     with Display() as display:
-        trained = run_training(recipe, place, data_dir, device or "auto", display.training, fresh)
+        trained = run_training(recipe, place, data_dir, device or "auto", display.training, fresh, trackers)
     record = trained.run.record
     if trained.already:
         note(f"this training is finished already, on {(record.finished or '')[:16]}; --fresh begins it again.")
+        if track:
+            note("there was nothing to tell a tracker.")
     _tell(record, trained.run.folder)
 
 

@@ -9,17 +9,29 @@ a deployed detector could have chosen. Systems without a detector, and clean cel
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
+from ismn_cli.core.arrays import columns
 from ismn_cli.core.catalogue import SYSTEMS
 from ismn_cli.core.rates import UNDEFINED, Rate
 from ismn_cli.core.records import CellResult
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ismn_cli.core.arrays import Array
+
+    Points = NDArray[Any]
+    """[P, 2], shares in [0, 1]."""
+
 
 def has_detector(result: CellResult) -> bool:
     """Whether the system scores its inputs: it is not known to do without, and not all scores are equal."""
-    if result.attacked is None or _policy(result) in ("none", "reform"):
+    found = columns(result)
+    if found.attacked is None or _policy(result) in ("none", "reform"):
         return False
-    return len({*result.clean.score, *result.attacked.score}) > 1
+    first = found.clean.score[:1]
+    return any(bool((replies.score != first).any()) for replies in (found.clean, found.attacked))
 
 
 def auroc(result: CellResult) -> float:
@@ -28,14 +40,13 @@ def auroc(result: CellResult) -> float:
     It is the chance that an attacked input scores above a clean one, ties counting half (the Mann-Whitney U over
     the number of pairs). All clean inputs are set against all inputs that the attack did not fail on.
     """
-    attacked, clean = _attacked_scores(result), _ordered(result.clean.score)
-    if not has_detector(result) or not attacked or not clean:
+    attacked, clean = _attacked_scores(result), columns(result).clean.ascending
+    if not has_detector(result) or not len(attacked) or not len(clean):
         return math.nan
-    from scipy.stats import rankdata
+    import numpy as np
 
-    ranks = rankdata([*attacked, *clean])[: len(attacked)]
-    above = float(ranks.sum()) - len(attacked) * (len(attacked) + 1) / 2
-    return above / (len(attacked) * len(clean))
+    below, not_above = (np.searchsorted(clean, attacked, side).sum() for side in ("left", "right"))
+    return float(below + not_above) / (2 * len(attacked) * len(clean))
 
 
 def true_positive_rate(result: CellResult, percent: int) -> Rate:
@@ -43,7 +54,7 @@ def true_positive_rate(result: CellResult, percent: int) -> Rate:
     if not has_detector(result):
         return UNDEFINED
     scores, cut = _attacked_scores(result), _cut(result, percent)
-    return Rate(sum(score > cut for score in scores), len(scores))
+    return Rate(int((scores > cut).sum()), len(scores))
 
 
 def success_at(result: CellResult, percent: int) -> Rate:
@@ -53,15 +64,49 @@ def success_at(result: CellResult, percent: int) -> Rate:
     answered wrong and not flagged. Defined for rejecting systems only: the stored answers of a routing system were
     routed at its frozen threshold, and would be others at another one.
     """
-    if not has_detector(result) or result.attacked is None or _policy(result) != "reject":
+    found, cut = columns(result), _cut(result, percent)
+    if not has_detector(result) or found.attacked is None or _policy(result) != "reject":
         return UNDEFINED
-    cut = _cut(result, percent)
-    clean, attacked = result.clean, result.attacked
-    before = zip(clean.predicted, _ordered(clean.score), result.labels, result.failed, strict=True)
-    after = zip(attacked.predicted, _ordered(attacked.score), result.labels, strict=True)
-    right = [guess == label and score <= cut and not lost for guess, score, label, lost in before]
-    broken = [guess != label and score <= cut for guess, score, label in after]
-    return Rate(sum(r and b for r, b in zip(right, broken, strict=True)), sum(right))
+    right = found.clean.correct & (found.clean.score <= cut) & ~found.failed
+    broken = ~found.attacked.correct & (found.attacked.score <= cut)
+    return Rate(int((right & broken).sum()), int(right.sum()))
+
+
+def roc(result: CellResult) -> Points | None:
+    """Return (false positives, true positives) from no input flagged to all, each threshold once; None without any.
+
+    The inputs are those of `auroc`, and so is the area under the points joined by straight lines.
+    """
+    import numpy as np
+
+    clean, attacked = columns(result).clean.ascending, np.sort(_attacked_scores(result))
+    if not has_detector(result) or not len(attacked) or not len(clean):
+        return None
+    cuts = np.unique(np.concatenate([clean, attacked]))[::-1]
+    above = [1 - np.searchsorted(scores, cuts, side="left") / len(scores) for scores in (clean, attacked)]
+    return np.vstack([[0, 0], np.stack(above, axis=1)])
+
+
+def risk_coverage(result: CellResult) -> Points | None:
+    """Return (coverage, selective risk) under attack at every threshold, coverage ascending; None without any.
+
+    Coverage is the share of attacked images that are answered, risk the share of those that is answered wrong
+    (El-Yaniv and Wiener 2010, JMLR 11, 1605-1641). An image on which the attack failed counts as answered wrong at
+    every threshold. Defined for rejecting systems only, as `success_at`.
+    """
+    found = columns(result)
+    if found.attacked is None or not has_detector(result) or _policy(result) != "reject":
+        return None
+    import numpy as np
+
+    scores = np.where(found.failed, -math.inf, found.attacked.score)
+    wrong = found.failed | ~found.attacked.correct
+    order = np.argsort(scores, kind="stable")
+    last = np.append(scores[order][1:] > scores[order][:-1], True)  # equal scores are answered together
+    answered = np.arange(1, len(scores) + 1)
+    points = np.stack([answered / len(scores), np.cumsum(wrong[order]) / answered], axis=1)
+    kept: Points = points[last]
+    return kept
 
 
 def _policy(result: CellResult) -> str:
@@ -75,18 +120,13 @@ def _policy(result: CellResult) -> str:
 
 def _cut(result: CellResult, percent: int) -> float:
     """Return the lowest score above which at most ``percent`` % of the clean test inputs lie."""
-    scores = sorted(_ordered(result.clean.score), reverse=True)
+    scores = columns(result).clean.ascending[::-1]
     allowed = percent * len(scores) // 100
-    return scores[allowed] if allowed < len(scores) else -math.inf
+    return float(scores[allowed]) if allowed < len(scores) else -math.inf
 
 
-def _attacked_scores(result: CellResult) -> list[float]:
-    if result.attacked is None:
-        return []
-    pairs = zip(_ordered(result.attacked.score), result.failed, strict=True)
-    return [score for score, failed in pairs if not failed]
-
-
-def _ordered(scores: tuple[float, ...]) -> list[float]:
-    """Return the scores; NaN, which no threshold flags, as the lowest of all."""
-    return [-math.inf if math.isnan(score) else score for score in scores]
+def _attacked_scores(result: CellResult) -> Array:
+    """Return the scores of the inputs that the attack did not fail on; NaN as the lowest of all."""
+    found = columns(result)
+    scores: Array = found.failed[:0] if found.attacked is None else found.attacked.score[~found.failed]
+    return scores

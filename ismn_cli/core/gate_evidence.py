@@ -16,7 +16,7 @@ from ismn_cli.core.store import Store
 from ismn_cli.core.worst_case import Trials, WorstCase, trials
 
 LATEST = "latest"
-MEASURING = ("attack", "defend", "run")
+MEASURING = ("attack", "defend", "run", "score")
 """Kinds of runs that measure systems."""
 _SETTLED = (Outcome.BROKEN, Outcome.WRONG_CLEAN)
 

@@ -83,18 +83,24 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
 
 
 def check_same(first: Samples, second: Samples) -> None:
-    """Raise UsageError with the reason where two cells were not measured on the very same images."""
-    for what, mine, theirs in (
+    """Raise UsageError with every reason where two cells were not measured on the very same images."""
+    found = sample_differences(first, second)
+    if found:
+        raise UsageError(
+            f"A paired comparison needs the same images: {'; '.join(found)}.",
+            "Run both in one matrix, as in: ismn attack --defence A,B --limit 200.",
+        )
+
+
+def sample_differences(first: Samples, second: Samples) -> list[str]:
+    """Return everything in which two sets of images differ."""
+    sides = (
         ("data sets", f"{first.dataset} {first.split}", f"{second.dataset} {second.split}"),
         ("numbers of images", f"{first.count:,}", f"{second.count:,}"),
         ("sample ids", first.ids[:8], second.ids[:8]),
         ("pixels", first.data[:8], second.data[:8]),
-    ):
-        if mine != theirs:
-            raise UsageError(
-                f"A paired comparison needs the same images: the {what} differ ({mine} and {theirs}).",
-                "Run both in one matrix, as in: ismn attack --defence A,B --limit 200.",
-            )
+    )
+    return [f"the {what} differ ({mine} and {theirs})" for what, mine, theirs in sides if mine != theirs]
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

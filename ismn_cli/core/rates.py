@@ -10,20 +10,32 @@ Three conventions for refused inputs, each a rate of its own: strict (a refusal 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from ismn_cli.core.arrays import columns, counts
+from ismn_cli.core.intervals import normal_quantile, wilson
 from ismn_cli.core.records import CellResult, Draws, Outcome
 
+if TYPE_CHECKING:
+    from ismn_cli.core.arrays import Array, Codes
 
-class Judged(Protocol):
-    """Whatever says what became of each sample under attack: a cell, or a worst case over several."""
+
+class Coded(Protocol):
+    """What became of each sample under attack, also as numbers: a worst case over several cells."""
+
+    @property
+    def codes(self) -> Codes:
+        """Outcomes as positions in `ismn_cli.core.arrays.SEVERITY`."""
+        ...
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        """Return an outcome per sample; none without attack."""
+        """Return an outcome per sample."""
         ...
+
+
+Judged = CellResult | Coded
+"""Whatever says what became of each sample under attack; a clean cell says nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,8 @@ class Rate:
             return math.nan, math.nan
         samples = self.total // self.draws
         fewest, most = self.hits // self.draws, -(-self.hits // self.draws)
-        return _wilson(fewest, samples, level)[0], _wilson(most, samples, level)[1]
+        z = normal_quantile(level)
+        return wilson(fewest, samples, z)[0], wilson(most, samples, z)[1]
 
 
 UNDEFINED = Rate(0, 0)
@@ -57,68 +70,72 @@ UNDEFINED = Rate(0, 0)
 
 def clean_accuracy(result: CellResult) -> Rate:
     """Return the share answered right without attack; a refusal is no answer."""
-    return _share(right_clean(result))
+    return _share(columns(result).right_clean)
 
 
 def answered_right(result: CellResult) -> list[bool]:
     """Return for each sample whether it is answered right, under attack if there is one; a refusal is no answer."""
-    return right_clean(result) if result.attacked is None else _right_attacked(result)
+    right: list[bool] = (columns(result).right_clean if result.attacked is None else _strict(result)).tolist()
+    return right
 
 
 def strict_accuracy(result: CellResult) -> Rate:
     """Return the share answered right under attack; a refusal is no answer."""
-    return _share(_right_attacked(result))
+    return _share(_strict(result))
 
 
 def rejected_counts(result: CellResult) -> Rate:
     """Return MagNet's accounting (Meng and Chen 2017): right or refused under attack."""
-    return _share((right or refused) and not failed for right, refused, failed in _attacked(result))
+    found = columns(result)
+    attacked = found.attacked
+    return UNDEFINED if attacked is None else _share((attacked.correct | attacked.rejected) & ~found.failed)
 
 
 def answered_accuracy(result: CellResult) -> Rate:
     """Return the share answered right among those answered under attack: refusals are left out of both counts."""
-    answered = (entry for entry in _attacked(result) if entry[2] or not entry[1])
-    return _share(right and not failed for right, _, failed in answered)
+    found = columns(result)
+    if found.attacked is None:
+        return UNDEFINED
+    answered = found.failed | ~found.attacked.rejected
+    return _share((found.attacked.correct & ~found.failed)[answered])
 
 
 def reformed_accuracy(result: CellResult) -> Rate:
     """Return the share that would be answered right under attack if nothing were refused."""
-    return _share(right and not failed for right, _, failed in _attacked(result))
+    found = columns(result)
+    return UNDEFINED if found.attacked is None else _share(found.attacked.correct & ~found.failed)
 
 
 def robust_accuracy(result: Judged) -> Rate:
     """Return the share answered right both without attack and under it."""
-    return _share(outcome is Outcome.SURVIVED for outcome in result.outcomes())
+    return _met(result, Outcome.SURVIVED)
 
 
 def robust_or_refused(result: Judged) -> Rate:
     """Return the share answered right without attack, and right or refused under it (rejected = success)."""
-    return _share(outcome in (Outcome.SURVIVED, Outcome.DETECTED) for outcome in result.outcomes())
+    return _met(result, Outcome.SURVIVED, Outcome.DETECTED)
 
 
 def right_from_the_start(result: Judged) -> Rate:
     """Return the share of attacked samples that were answered right without attack."""
-    return _share(outcome is not Outcome.WRONG_CLEAN for outcome in result.outcomes())
+    return _met(result, *(outcome for outcome in Outcome if outcome is not Outcome.WRONG_CLEAN))
 
 
 def success_rate(result: Judged) -> Rate:
     """Return the attack's success rate: broken among those right at first and attacked without failure."""
-    counts = outcome_counts(result)
-    attacked = counts[Outcome.SURVIVED] + counts[Outcome.BROKEN] + counts[Outcome.DETECTED]
-    return Rate(counts[Outcome.BROKEN], attacked)
+    met = outcome_counts(result)
+    return Rate(met[Outcome.BROKEN], met[Outcome.SURVIVED] + met[Outcome.BROKEN] + met[Outcome.DETECTED])
 
 
 def detection_rate(result: CellResult) -> Rate:
     """Return the share of attacked inputs flagged; a failed attack left no attacked input to flag."""
-    if result.attacked is None:
-        return UNDEFINED
-    pairs = zip(result.attacked.flagged, result.failed, strict=True)
-    return _share(flagged for flagged, failed in pairs if not failed)
+    found = columns(result)
+    return UNDEFINED if found.attacked is None else _share(found.attacked.flagged[~found.failed])
 
 
 def false_positive_rate(result: CellResult) -> Rate:
     """Return the share of clean inputs flagged."""
-    return _share(result.clean.flagged)
+    return _share(columns(result).clean.flagged)
 
 
 def clean_mean(result: CellResult) -> Rate:
@@ -153,32 +170,32 @@ def majority_accuracy(result: CellResult) -> Rate:
 
 def outcome_counts(result: Judged) -> dict[Outcome, int]:
     """Return how many samples met each outcome; all are 0 for a clean cell."""
-    counts = Counter(result.outcomes())
-    return {outcome: counts[outcome] for outcome in Outcome}
+    return counts(columns(result).codes if isinstance(result, CellResult) else result.codes)
 
 
 def right_clean(result: CellResult) -> list[bool]:
     """Return for each sample whether it is answered right without attack; a refusal is no answer."""
-    columns = zip(result.clean.predicted, result.clean.rejected, result.labels, strict=True)
-    return [predicted == label and not refused for predicted, refused, label in columns]
+    right: list[bool] = columns(result).right_clean.tolist()
+    return right
 
 
-def _right_attacked(result: CellResult) -> list[bool]:
-    return [right and not refused and not failed for right, refused, failed in _attacked(result)]
+def _strict(result: CellResult) -> Array:
+    """Return whether each attacked sample is answered right; nothing for a clean cell."""
+    found = columns(result)
+    if found.attacked is None:
+        return found.failed[:0]
+    right: Array = found.attacked.correct & ~found.attacked.rejected & ~found.failed
+    return right
 
 
-def _attacked(result: CellResult) -> Iterable[tuple[bool, bool, bool]]:
-    """Yield (right, refused, failed) of each attacked sample; nothing for a clean cell."""
-    attacked = result.attacked
-    if attacked is not None:
-        columns = zip(attacked.predicted, result.labels, attacked.rejected, result.failed, strict=True)
-        for predicted, label, refused, failed in columns:
-            yield predicted == label, refused, failed
+def _met(result: Judged, *outcomes: Outcome) -> Rate:
+    """Return the share of samples that met one of ``outcomes``."""
+    met = outcome_counts(result)
+    return Rate(sum(met[outcome] for outcome in outcomes), sum(met.values()))
 
 
-def _share(hits: Iterable[bool]) -> Rate:
-    found = list(hits)
-    return Rate(sum(found), len(found))
+def _share(hits: Array) -> Rate:
+    return Rate(int(hits.sum()), len(hits))
 
 
 def _mean(draws: Draws | None, failed: tuple[bool, ...] = ()) -> Rate:
@@ -188,20 +205,17 @@ def _mean(draws: Draws | None, failed: tuple[bool, ...] = ()) -> Rate:
 
 
 def _always(draws: Draws | None, failed: tuple[bool, ...] = ()) -> Rate:
-    return UNDEFINED if draws is None else _share(right == draws.k for right in _counted(draws.right, failed))
+    if draws is None:
+        return UNDEFINED
+    return Rate(sum(right == draws.k for right in _counted(draws.right, failed)), len(draws.right))
 
 
 def _majority(draws: Draws | None, failed: tuple[bool, ...] = ()) -> Rate:
-    return UNDEFINED if draws is None else _share(map(bool, _counted(draws.majority_right, failed)))
+    if draws is None:
+        return UNDEFINED
+    return Rate(sum(map(bool, _counted(draws.majority_right, failed))), len(draws.majority_right))
 
 
 def _counted(column: tuple[int, ...], failed: tuple[bool, ...]) -> list[int]:
     """Return the column with 0 where the attack failed."""
     return [0 if lost else value for value, lost in zip(column, failed or (False,) * len(column), strict=True)]
-
-
-def _wilson(hits: int, total: int, level: float) -> tuple[float, float]:
-    from scipy.stats import binomtest
-
-    found = binomtest(hits, total).proportion_ci(confidence_level=level, method="wilson")
-    return float(found.low), float(found.high)

@@ -104,7 +104,26 @@ class Environment(Frozen):
     threads: int
 
 
-RunKind = Literal["train", "attack", "defend", "run"]
+class SystemCost(Frozen):
+    """What one system costs, where a run was made. Attacks and the attacker's own stand-in classifier do not count."""
+
+    parameters: int
+    """Numbers in the parameters of the classifier that answers and of its defence."""
+    added_parameters: int
+    """Those of the defence alone."""
+    training_seconds: float | None = None
+    """Wall time of the training that gave these weights, without its evaluation; a base classifier is included only
+    where it was trained with it. None where it is not known: not recorded, cut and continued, or a part of a system.
+    """
+    latency_ms: float | None = None
+    """Time of a decision on an image without attack, in the batches of the run. None without images."""
+    peak_memory_mib: float | None = None
+    """Most memory of tensors alive at one time while one batch of the run is judged, the weights and the images
+    included, counted as torch makes and frees them. What a library takes inside one operation is not seen. 1 MiB =
+    2**20 bytes."""
+
+
+RunKind = Literal["train", "attack", "defend", "run", "score"]
 Status = Literal["running", "interrupted", "done"]
 
 
@@ -126,4 +145,8 @@ class RunRecord(Frozen):
     """Training runs: sha256 over the tensors of the trained system."""
     figures: dict[str, dict[str, float]] = {}
     """Training runs: each stage's closing figures."""
+    training_seconds: float | None = None
+    """Training runs: wall time of the stages. None where the training was cut and continued."""
+    costs: dict[str, SystemCost] = {}
+    """Matrices: what each system costs, by its name."""
     notes: tuple[str, ...] = ()

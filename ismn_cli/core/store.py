@@ -175,7 +175,7 @@ def _column_problem(result: CellResult) -> str:
     """Return what is wrong with the columns' lengths, if anything."""
     n = len(result.ids)
     answers = [result.clean] if result.attacked is None else [result.clean, result.attacked]
-    columns = [len(column) for answer in answers for column in answer.model_dump().values()]
+    columns = [len(column) for answer in answers for _, column in answer]
     columns += [len(result.labels)] + ([] if result.attacked is None else [len(result.failed)])
     optional = [len(result.failed), len(result.linf), len(result.l2)]
     if any(length != n for length in columns) or any(length not in (0, n) for length in optional):

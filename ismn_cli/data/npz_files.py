@@ -26,7 +26,7 @@ SPLITS = {
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 
 Array = npt.NDArray[Any]
-_BROKEN = (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
+BROKEN = (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 class ArrayError(Exception):
@@ -44,7 +44,7 @@ class Place:
         """Return the array. Raises ArrayError; no pickle is ever read."""
         try:
             return np.asarray(self.archive[self.name])
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ArrayError(f"{self.name} cannot be read: {_reason(error)}") from None
 
     def header(self) -> Array:
@@ -55,7 +55,7 @@ class Place:
                 read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
                 shape, _, dtype = read(stream)
             return np.broadcast_to(np.zeros((), dtype), shape)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ArrayError(f"{self.name} cannot be read: {_reason(error)}") from None
 
 
@@ -116,7 +116,7 @@ def _files(place: Path) -> dict[str, Path]:
 def _opened(path: Path) -> Any:
     try:
         archive = np.load(path, allow_pickle=False)
-    except _BROKEN as error:
+    except BROKEN as error:
         page = path.stat().st_size and is_web_page(path)
         reason = "is a web page, not an archive" if page else f"cannot be read as .npz: {error}"
         raise ArrayError(f"{path.name} {reason}") from None

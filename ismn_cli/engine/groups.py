@@ -18,7 +18,7 @@ def groups(x: Tensor) -> tuple[Tensor, ...]:
     positions = torch.arange(len(x), device=x.device)
     if not len(x):
         return ()
-    return positions.split(SIZE if x.device.type == "cpu" else len(x))
+    return torch.split(positions, SIZE if x.device.type == "cpu" else len(x))
 
 
 def filled(x: Tensor) -> Tensor:

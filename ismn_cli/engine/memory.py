@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,20 @@ _MOST = 1024
 """The largest batch that is looked for."""
 
 
-def peak_bytes(step: Callable[[], object], *, contents: bool = False) -> int:
+def peak_bytes(step: Callable[[], object], *, contents: bool = False, held: Iterable[Tensor] = ()) -> int:
     """Return the most bytes that the tensors made in ``step`` take at one time, on the CPU.
 
     Parameters, optimisers, what a gradient waits for: all count from when they are made until nothing needs them. What
     was there before does not count, nor a library's own working memory inside one operation: ISMN's steps at 512x512
     were seen to take three tenths more. ``step`` must copy what it would change of what was there before. Raises
     whatever it raises where it cannot run without numbers, such as a codec that wants the pixels; with ``contents`` it
-    has them, and takes the time and the memory that it takes.
+    has them, and takes the time and the memory that it takes. What is ``held`` counts then too, though it was there
+    before, and with it every view of it.
     """
     if contents:
         ledger = _Ledger()
+        for tensor in held:
+            ledger.hold(tensor)
         with ledger:
             step()
         return ledger.peak
@@ -96,7 +99,7 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.carry_out(func, args, kwargs or {})
-        tree_map_only(self.counted, self._hold, result)
+        tree_map_only(self.counted, self.hold, result)
         self.peak = max(self.peak, self.live)
         return result
 
@@ -104,7 +107,8 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return what an operation returns."""
         return func(*args, **kwargs)
 
-    def _hold(self, tensor: Tensor) -> None:
+    def hold(self, tensor: Tensor) -> None:
+        """Count a tensor until nothing needs it."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self.sizes:

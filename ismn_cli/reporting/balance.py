@@ -25,12 +25,6 @@ COLUMNS = (
 """A table has them only where some data set in it is of few or uneven classes: `ismn_cli.core.balance.uneven`."""
 
 
-def with_balance(rows: Sequence[dict[str, Value]], results: Sequence[CellResult]) -> list[dict[str, Value]]:
-    """Return ``rows``, those of cells on few or uneven classes with the figures of `COLUMNS`."""
-    figures = {result.cell.key(): _figures(result) for result in results}
-    return [row | figures.get(str(row.get("cell")), {}) for row in rows]
-
-
 def balance_columns(rows: Iterable[Row]) -> tuple[Column, ...]:
     """Return `COLUMNS` where a row has something in them."""
     return COLUMNS if any(row.get("majority_class") is not None for row in rows) else ()
@@ -54,7 +48,8 @@ def majority(rows: Sequence[Row]) -> Iterator[str]:
             )
 
 
-def _figures(result: CellResult) -> dict[str, Value]:
+def balance_figures(result: CellResult) -> dict[str, Value]:
+    """Return the figures of `COLUMNS`; none on many, even classes."""
     share = majority_rate(result.labels)
     if not uneven(len(set(result.labels)), share):
         return {}

@@ -5,21 +5,22 @@ First the headline where attackers of several knowledge levels ran: the worst ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.records import CellResult
-from ismn_cli.core.specs import format_eps
-from ismn_cli.reporting.balance import balance_columns, balanced, with_balance
+from ismn_cli.core.specs import Cell, format_eps
+from ismn_cli.reporting.balance import balance_columns, balanced
 from ismn_cli.reporting.columns import COLUMNS
+from ismn_cli.reporting.digest import digests
 from ismn_cli.reporting.headline import headlines
 from ismn_cli.reporting.layout import Column, Sheet
 from ismn_cli.reporting.lines import Line, ceiling_line, lines_of
 from ismn_cli.reporting.notes import notes, standing_in
 from ismn_cli.reporting.sections import Section, sections
 from ismn_cli.reporting.seeds import over_seeds
-from ismn_cli.reporting.table import Report, Row, cell_rows, frame_of, rows_of, with_ceilings, with_doubts
+from ismn_cli.reporting.table import Report, Row, frame_of, rows_of, with_ceilings, with_doubts
 from ismn_cli.reporting.worst_rows import worst_rows
 
 CAPTION = "Accuracy in %, higher is better, with its 95 % Wilson interval. clean: without attack."
@@ -28,24 +29,28 @@ CEILING_CAPTION = (
 )
 WORST_CAPTION = " worst case: right without attack and under every attack that was run, image by image."
 CORNER = "defence"
+Ceilings = Iterable[Ceiling] | Callable[[Sequence[Cell]], Iterable[Ceiling]]
+"""What is known, or who finds it for the cells once all have passed."""
 
 
 def comparison_report(
-    results: Sequence[CellResult],
+    results: Iterable[CellResult],
     title: str = "Robustness",
-    ceilings: Iterable[Ceiling] = (),
+    ceilings: Ceilings = (),
     unreliable: Mapping[str, Sequence[str]] = MappingProxyType({}),
     stand_in_for: str | None = None,
 ) -> Report:
     """Return the report over ``results``, in the order in which images, defences and attacks appear.
 
+    Each result is looked at once and let go, see `digests`: whoever wants more of them wraps the iterable.
     Where ``ceilings`` has that of their images, a line under the defences tells what is possible at all.
     ``unreliable``: keys of cells whose figures the audit does not believe, and its failed checks.
     ``stand_in_for``: the data set whose published figures are set beside these images'.
     """
-    worst = worst_rows(results)
-    found = with_doubts(with_ceilings([*cell_rows(results, stand_in_for), *worst], ceilings), unreliable)
-    found = with_balance(found, results)
+    passed = digests(results, stand_in_for)
+    worst = worst_rows([digest.met for digest in passed if digest.met])
+    tops = ceilings([digest.cell for digest in passed]) if callable(ceilings) else ceilings
+    found = with_doubts(with_ceilings([*(digest.row for digest in passed), *worst], tops), unreliable)
     columns = COLUMNS + balance_columns(found)
     rows = rows_of(frame := frame_of(found, columns))
     caption = CAPTION + (WORST_CAPTION if worst else "") + (CEILING_CAPTION if ceiling_line(rows) else "")

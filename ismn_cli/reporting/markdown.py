@@ -12,7 +12,8 @@ from ismn_cli.reporting.table import Report, one_line
 
 WIDTH = 120
 """Characters of a table's line in the source. GitHub sets it in fewer and breaks long cells at spaces."""
-_ACTIVE = re.compile(r"([\\`*_\[\]<>|&~#$])")
+_ACTIVE = re.compile(r"([\\`*_\[\]<>|&~#$@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""The last are links that GitHub makes of bare addresses."""
 
 
 def text(report: Report) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ismn_cli.core.paired import ALPHA, POWER, holm
 from ismn_cli.core.rates import Rate
@@ -48,14 +48,17 @@ COLUMNS = (
 )
 
 
-def paired_report(results: Sequence[CellResult], first: str, second: str) -> Report:
+def paired_report(results: Iterable[CellResult], first: str, second: str) -> Report:
     """Return the comparison of two systems over every cell that they have in common. Raises UsageError."""
-    found = pairs(results, first, second)
-    p_values = [pair.counts().p_value() for pair in found]
-    rows = [_row(pair, p, corrected) for pair, p, corrected in zip(found, p_values, holm(p_values), strict=True)]
-    frame = frame_of(rows, COLUMNS)
+    frame = frame_of(paired_rows(pairs(results, first, second)), COLUMNS)
     caption = CAPTION.format(first=first, second=second)
     return Report(f"{first} against {second}", caption, frame, tuple(_notes(rows_of(frame))), _layout, COLUMNS)
+
+
+def paired_rows(found: Sequence[Pair]) -> list[dict[str, Value]]:
+    """Return a row in `COLUMNS` for each pair, p-values corrected over all of them."""
+    p_values = [pair.counts().p_value() for pair in found]
+    return [_row(pair, p, corrected) for pair, p, corrected in zip(found, p_values, holm(p_values), strict=True)]
 
 
 def _row(pair: Pair, p: float, corrected: float) -> dict[str, Value]:
@@ -93,13 +96,17 @@ def _layout(rows: Sequence[Row]) -> list[Sheet]:
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(values(row, (*IMAGES, "second_classifier_weights")), []).append(row)
-    return [_sheet(group, rows) for group in groups.values()]
+    return [
+        paired_sheet(group, title(group[0], "paired", rows), ((group[0]["first"],), (group[0]["second"],)))
+        for group in groups.values()
+    ]
 
 
-def _sheet(rows: Sequence[Row], everything: Sequence[Row]) -> Sheet:
+def paired_sheet(rows: Sequence[Row], named: str, sides: tuple[Lines, Lines]) -> Sheet:
+    """Return ``rows`` of two systems as a table called ``named``; ``sides`` are the headings of the two."""
     columns = (
-        Set((rows[0]["first"],), tuple(rate(row, "first_right") for row in rows)),
-        Set((rows[0]["second"],), tuple(rate(row, "second_right") for row in rows)),
+        Set(sides[0], tuple(rate(row, "first_right") for row in rows)),
+        Set(sides[1], tuple(rate(row, "second_right") for row in rows)),
         Set(("difference",), tuple(map(_difference, rows))),
         Set(("only the", "first"), tuple((f"{row['only_first']:,}",) for row in rows)),
         Set(("only the", "second"), tuple((f"{row['only_second']:,}",) for row in rows)),
@@ -107,10 +114,11 @@ def _sheet(rows: Sequence[Row], everything: Sequence[Row]) -> Sheet:
         Set(("p, Holm",), tuple((_chance(row["p_holm"]),) for row in rows)),
         Set(("smallest", "shown"), tuple(map(_smallest, rows))),
     )
-    return Sheet(title(rows[0], "paired", everything), "attack", tuple(_labels(rows)), (), (columns,))
+    return Sheet(named, "attack", tuple(trial_labels(rows)), (), (columns,))
 
 
-def _labels(rows: Sequence[Row]) -> Iterator[Lines]:
+def trial_labels(rows: Sequence[Row]) -> Iterator[Lines]:
+    """Yield what each row was: an attack with its size and level, or none."""
     systems = [{**row, "defence": "", "defence_weights": "", "eot": None, "draws": None} for row in rows]
     attacked = [row for row in systems if row["attack"] is not None]
     names = iter(attack_labels(attacked))
@@ -139,6 +147,16 @@ def _chance(p: float) -> str:
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
     for images in dict.fromkeys(f"{images_text(row)} of {row['dataset']} {row['split']}" for row in rows):
         yield f"Both systems on the same images: {images}."
+    yield from method_notes(rows)
+    if any(row["classifier_weights"] != row["second_classifier_weights"] for row in rows):
+        yield "The two stand on different base classifiers: gray-box images are made on each one's own."
+    sides = ("first", "second")
+    weights = dict.fromkeys(f"{row[side]} {short(row[f'{side}_weights'])}" for row in rows for side in sides)
+    yield f"Weights (sha256): {', '.join(weights)}."
+
+
+def method_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what the tests and intervals of ``rows`` are."""
     yield (
         "p: McNemar's exact test, on the images that exactly one of the two answers right; Holm: corrected over "
         f"{len(rows)} rows. Intervals of differences: Bonett and Price 2012, not corrected."
@@ -152,8 +170,3 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
         "A refused image, and one on which the attack failed, is not answered right. Randomised systems: the first "
         "draw."
     )
-    if any(row["classifier_weights"] != row["second_classifier_weights"] for row in rows):
-        yield "The two stand on different base classifiers: gray-box images are made on each one's own."
-    sides = ("first", "second")
-    weights = dict.fromkeys(f"{row[side]} {short(row[f'{side}_weights'])}" for row in rows for side in sides)
-    yield f"Weights (sha256): {', '.join(weights)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ismn_cli.core.errors import UsageError, unknown_name
@@ -11,7 +11,7 @@ from ismn_cli.core.paired import Paired, check_same, paired
 from ismn_cli.core.rates import answered_right
 from ismn_cli.core.records import CellResult, Outcome
 from ismn_cli.core.specs import Cell, Samples
-from ismn_cli.core.worst_case import trials
+from ismn_cli.core.worst_case import Met, met, trials
 from ismn_cli.reporting.sections import defence_labels
 from ismn_cli.reporting.table import Value, attack_columns, identity
 from ismn_cli.reporting.worst_rows import ALL, level_cases, threat_columns
@@ -49,12 +49,24 @@ class Pair:
         return paired(self.first.right, self.second.right)
 
 
-def pairs(results: Sequence[CellResult], first: str, second: str) -> list[Pair]:
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of a cell once it has passed."""
+
+    cell: Cell
+    right: tuple[bool, ...]
+    met: Met | None
+
+
+def pairs(results: Iterable[CellResult], first: str, second: str) -> list[Pair]:
     """Return what the systems called ``first`` and ``second`` have in common, worst cases first.
 
+    Each result is looked at once and let go.
     Raises UsageError: a name that is unknown or stands for several systems, nothing in common, other images.
     """
-    mine, theirs = (_by_key(_trials(_of(results, name))) for name in (first, second))
+    distinct = {r.cell.key(): _Kept(r.cell, tuple(answered_right(r)), met(r)) for r in results}
+    passed = list(distinct.values())
+    mine, theirs = (_by_key(_trials(_of(passed, name))) for name in (first, second))
     common = [key for key in mine if key in theirs]
     if not common:
         raise UsageError(
@@ -71,7 +83,7 @@ def pairs(results: Sequence[CellResult], first: str, second: str) -> list[Pair]:
     return found
 
 
-def _of(results: Sequence[CellResult], name: str) -> list[CellResult]:
+def _of(results: Sequence[_Kept], name: str) -> list[_Kept]:
     """Return the cells of the system with this name, or with this label where one name stands for several."""
     labels = defence_labels([identity(result.cell) for result in results])
     labelled = list(zip(labels, results, strict=True))
@@ -83,7 +95,7 @@ def _of(results: Sequence[CellResult], name: str) -> list[CellResult]:
             f"Write one of: {', '.join(several)}; or choose runs with --run.",
         )
     if not exact:
-        raise unknown_name("defence in the stored results", name, labels)
+        raise unknown_name("defence in the stored results", name, list(dict.fromkeys(labels)))
     return exact
 
 
@@ -104,15 +116,14 @@ def _matched(mine: Sequence[Trial], theirs: Sequence[Trial]) -> Iterator[Pair]:
             yield Pair(trial, other)
 
 
-def _trials(results: Sequence[CellResult]) -> list[Trial]:
-    distinct = list({result.cell.key(): result for result in results}.values())
-    cells = [Trial(r.cell, attack_columns(r.cell), tuple(answered_right(r))) for r in distinct]
-    return [*_worst_cases(distinct), *cells]
+def _trials(results: Sequence[_Kept]) -> list[Trial]:
+    cells = [Trial(kept.cell, attack_columns(kept.cell), kept.right) for kept in results]
+    return [*_worst_cases([kept.met for kept in results if kept.met]), *cells]
 
 
-def _worst_cases(results: Sequence[CellResult]) -> Iterator[Trial]:
+def _worst_cases(attacked: Sequence[Met]) -> Iterator[Trial]:
     """Yield worst cases over all levels, then those of one level; a single attack's is that attack."""
-    found = [(case.level, case.worst) for system in trials(results) for case in level_cases(system)]
+    found = [(case.level, case.worst) for system in trials(attacked) for case in level_cases(system)]
     for level, worst in sorted(found, key=lambda case: case[0] != ALL):
         if worst.here > 1:
             cell = worst.cells[0].cell

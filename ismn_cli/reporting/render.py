@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ismn_cli.core.errors import unknown_name
-from ismn_cli.reporting import exports, markdown
+from ismn_cli.reporting import exports, latex, markdown
 from ismn_cli.reporting.table import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Format = Literal["rich", "markdown", "csv", "json"]
+Format = Literal["rich", "markdown", "latex", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
@@ -28,8 +28,14 @@ def render(report: Report, form: str) -> str | RenderableType:
 
 
 def render_text(report: Report, form: str) -> str:
-    """Return ``report`` as text that ends with a line break: "markdown", "csv" or "json"."""
-    writers = {"markdown": markdown.text, "csv": exports.csv, "json": exports.json}
+    """Return ``report`` as text that ends with a line break: "markdown", "latex", "csv", "json" or "html"."""
+    writers = {"markdown": markdown.text, "latex": latex.text, "csv": exports.csv, "json": exports.json, "html": _page}
     if form not in writers:
         raise unknown_name("report format", form, FORMATS)
     return writers[form](report)
+
+
+def _page(report: Report) -> str:
+    from ismn_cli.reporting.html.page import text
+
+    return text(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ KNOWLEDGE = {
     "adaptive": "adaptive",
 }
 _SYSTEM = ("defence", "defence_weights")
+_SHA256 = re.compile("[0-9a-f]{64}")
 IMAGES = ("dataset", "split", "samples", "data", "classifier", "classifier_weights")
 
 
@@ -96,6 +98,11 @@ def short(digest: str) -> str:
     return digest[:8] or "(none)"
 
 
+def brief(value: object) -> object:
+    """Return the setting of an attack as it is told: a sha256 in its first characters."""
+    return short(value) if isinstance(value, str) and _SHA256.fullmatch(value) else value
+
+
 def defence_labels(rows: Sequence[Row]) -> list[str]:
     """Name each row's defence; its weights are told where one name stands for several."""
     weights: dict[str, set[str]] = {}
@@ -132,7 +139,7 @@ def _attack_name(row: Row) -> str:
 
 
 def _settings(row: Row) -> dict[str, str]:
-    params = {key: json.dumps(value) for key, value in json.loads(row["params"] or "{}").items()}
+    params = {key: json.dumps(brief(value)) for key, value in json.loads(row["params"] or "{}").items()}
     run = {"seed": row.get("seeds") or str(row["seed"]), "batch": str(row["batch_size"]), "eps": repr(row["eps"])}
     told = {"from": row["sources"], "after": row["after"]}
     return params | run | {name: text for name, text in told.items() if text}

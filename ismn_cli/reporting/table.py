@@ -51,15 +51,14 @@ class Report:
         return replace(self, frame=self.frame[[column.name for column in kept]], columns=kept)
 
 
-def comparison(results: Sequence[CellResult], ceilings: Iterable[Ceiling] = ()) -> DataFrame:
+def comparison(results: Iterable[CellResult], ceilings: Iterable[Ceiling] = ()) -> DataFrame:
     """Return one row per distinct cell, in the order given; without results, the columns alone."""
     return frame_of(with_ceilings(cell_rows(results), ceilings), COLUMNS)
 
 
-def cell_rows(results: Sequence[CellResult], stand_in_for: str | None = None) -> list[dict[str, Value]]:
-    """Return one row per distinct cell, in the order given; for ``stand_in_for`` see `quoted`."""
-    distinct = {result.cell.key(): result for result in results}
-    return [_row(key, result, stand_in_for) for key, result in distinct.items()]
+def cell_rows(results: Iterable[CellResult]) -> list[dict[str, Value]]:
+    """Return one row per distinct cell, in the order given."""
+    return list({result.cell.key(): cell_row(result) for result in results}.values())
 
 
 def with_ceilings(rows: Sequence[dict[str, Value]], ceilings: Iterable[Ceiling]) -> list[dict[str, Value]]:
@@ -79,7 +78,8 @@ def with_doubts(
     rows: Sequence[dict[str, Value]], unreliable: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Value]]:
     """Return ``rows``, those of ``unreliable`` cells (by key) with the codes of the checks that failed."""
-    return [row | {"unreliable": ", ".join(unreliable.get(str(row.get("cell")), ())) or None} for row in rows]
+    codes = [one_line(", ".join(unreliable.get(str(row.get("cell")), ()))) for row in rows]
+    return [row | {"unreliable": failed or None} for row, failed in zip(rows, codes, strict=True)]
 
 
 def frame_of(rows: Sequence[Row], columns: Sequence[Column]) -> DataFrame:
@@ -106,7 +106,8 @@ def one_line(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _row(key: str, result: CellResult, stand_in_for: str | None) -> dict[str, Value]:
+def cell_row(result: CellResult, stand_in_for: str | None = None) -> dict[str, Value]:
+    """Return the row of a cell; for ``stand_in_for`` see `quoted`."""
     return {
         **identity(result.cell),
         **attack_columns(result.cell),
@@ -117,7 +118,7 @@ def _row(key: str, result: CellResult, stand_in_for: str | None) -> dict[str, Va
         **_costs(result),
         "auroc": _digits(auroc(result), 4),
         "notes": one_line("; ".join(result.notes)),
-        "cell": key,
+        "cell": result.cell.key(),
     }
 
 
@@ -126,14 +127,14 @@ def identity(cell: Cell) -> dict[str, Value]:
     return {
         "dataset": one_line(cell.samples.dataset),
         "split": one_line(cell.samples.split),
-        "samples": cell.samples.ids,
-        "data": cell.samples.data,
+        "samples": one_line(cell.samples.ids),
+        "data": one_line(cell.samples.data),
         "n": cell.samples.count,
         "split_size": cell.samples.total,
         "classifier": one_line(cell.classifier.name),
-        "classifier_weights": cell.classifier.weights,
+        "classifier_weights": one_line(cell.classifier.weights),
         "defence": one_line(cell.defence.name),
-        "defence_weights": cell.defence.weights,
+        "defence_weights": one_line(cell.defence.weights),
     }
 
 
@@ -156,12 +157,12 @@ def attack_columns(cell: Cell) -> dict[str, Value]:
         "params": json.dumps(cell.attack.params, sort_keys=True),
         "sources": ", ".join(map(_named, cell.sources)) or None,
         "eot": cell.attack.eot,
-        "after": ", ".join(attack.label() for attack in cell.after) or None,
+        "after": ", ".join(one_line(attack.label()) for attack in cell.after) or None,
     }
 
 
 def _named(system: Subject) -> str:
-    return f"{one_line(system.name)} {system.weights[:8]}".rstrip()
+    return one_line(f"{system.name} {system.weights[:8]}")
 
 
 def _draws(result: CellResult) -> int:
@@ -197,7 +198,7 @@ def percent(share: float) -> float | None:
 
 
 def _digits(figure: float, digits: int) -> float | None:
-    return None if math.isnan(figure) else round(figure, digits)
+    return round(figure, digits) if math.isfinite(figure) else None
 
 
 def _paper(cell: Cell, stand_in_for: str | None) -> dict[str, Value]:
@@ -239,12 +240,14 @@ def _costs(result: CellResult) -> dict[str, Value]:
 
 def _distances(name: str, distances: Sequence[float], failed: Sequence[bool], digits: int) -> dict[str, Value]:
     """Mean and maximum over the images attacked; where the attack failed the image was left as it was."""
-    attacked = [distance for distance, lost in zip(distances, failed, strict=True) if not lost]
+    attacked = distances
+    if any(failed):
+        attacked = [distance for distance, lost in zip(distances, failed, strict=True) if not lost]
     if not attacked:
         return {}
     mean = _mean(sum(attacked), len(attacked), digits)
-    return {f"{name}_mean": mean, f"{name}_max": round(max(attacked), digits)}
+    return {f"{name}_mean": mean, f"{name}_max": _digits(max(attacked), digits)}
 
 
 def _mean(total: float, count: int, digits: int = 2) -> float | None:
-    return round(total / count, digits) if count else None
+    return _digits(total / count, digits) if count else None

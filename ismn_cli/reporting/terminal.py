@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ismn_cli.reporting.layout import Block, Lines, fit
-from ismn_cli.reporting.table import Report
+from ismn_cli.reporting.table import Report, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -29,12 +29,12 @@ class Terminal:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield titles, tables no wider than the console, and notes."""
-        yield Text(self.report.title, style="bold")
-        yield Text(self.report.caption, style="dim")
+        yield Text(one_line(self.report.title), style="bold")
+        yield Text(one_line(self.report.caption), style="dim")
         yield Text()
         for sheet in self.report.sheets():
             if sheet.title:
-                yield Text(sheet.title, style="bold cyan")
+                yield Text(one_line(sheet.title), style="bold cyan")
             for block in fit(sheet, options.max_width, width):
                 yield _table(block)
                 yield Text()
@@ -69,11 +69,11 @@ def _table(block: Block) -> Table:
 
 
 def _text(lines: Lines) -> Text:
-    first, *rest = lines
+    first, *rest = map(one_line, lines)
     return Text.assemble(first, *(("\n" + line, "dim") for line in rest))
 
 
 def _note(note: str) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row(Text("•"), Text(note))
+    grid.add_row(Text("•"), Text(one_line(note)))
     return grid

@@ -7,13 +7,13 @@ are compared on the same images; a row over all levels where attackers of severa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 from ismn_cli.core import rates
-from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import Cell, Knowledge, format_eps
-from ismn_cli.core.worst_case import Trials, WorstCase, attack_of, trials
+from ismn_cli.core.worst_case import Attacked, Trials, WorstCase, attack_of, trials
 from ismn_cli.reporting.table import Value, identity, one_line, outcome_figures, rate_figures
 
 WORST = "worst case"
@@ -27,10 +27,13 @@ _RATES = {
 }
 
 
-def worst_rows(results: Sequence[CellResult]) -> list[dict[str, Value]]:
-    """Return the worst cases over ``results``, a defence after the other, sizes ascending, all levels last."""
+def worst_rows(results: Iterable[Attacked]) -> list[dict[str, Value]]:
+    """Return the worst cases over ``results``, whole cells or reduced ones.
+
+    A defence after the other, sizes ascending, all levels last.
+    """
     distinct = {result.cell.key(): result for result in results}
-    found = trials(list(distinct.values()))
+    found = trials(distinct.values())
     levels: dict[str, set[Knowledge]] = {}
     for system in found:
         levels.setdefault(_place(system), set()).update(_levels(system))
@@ -39,14 +42,14 @@ def worst_rows(results: Sequence[CellResult]) -> list[dict[str, Value]]:
 
 
 @dataclass(frozen=True)
-class LevelCase:
+class LevelCase(Generic[Attacked]):
     """The worst case of one knowledge level, or of "all"."""
 
     level: str
-    worst: WorstCase
+    worst: WorstCase[Attacked]
 
 
-def level_cases(system: Trials) -> Iterator[LevelCase]:
+def level_cases(system: Trials[Attacked]) -> Iterator[LevelCase[Attacked]]:
     """Yield the worst cases of ``system``, sizes ascending: level by level, then over all where there are several."""
     for eps in system.sizes():
         found = [(level, system.worst_case(eps, level)) for level in _levels(system)]
@@ -57,18 +60,18 @@ def level_cases(system: Trials) -> Iterator[LevelCase]:
             yield LevelCase(ALL, whole)
 
 
-def _levels(system: Trials) -> list[Knowledge]:
+def _levels(system: Trials[Attacked]) -> list[Knowledge]:
     run = {result.cell.knowledge for result in system.results}
     return [level for level in Knowledge if level in run]
 
 
-def _place(system: Trials) -> str:
+def _place(system: Trials[Attacked]) -> str:
     """Return what systems have in common that are compared: images, classifier and norm."""
     cell = system.results[0].cell
     return f"{cell.samples.key()}:{cell.classifier.key()}:{attack_of(cell).threat.norm}"
 
 
-def _row(case: LevelCase) -> dict[str, Value]:
+def _row(case: LevelCase[Attacked]) -> dict[str, Value]:
     worst = case.worst
     cell = worst.cells[0].cell
     return {
@@ -89,7 +92,7 @@ def threat_columns(cell: Cell) -> dict[str, Value]:
     return {"attack": WORST, "norm": threat.norm.value, "eps": threat.eps, "level": format_eps(threat.eps)}
 
 
-def _broken_by(worst: WorstCase) -> str:
+def _broken_by(worst: WorstCase[Attacked]) -> str:
     """Return {attack: images}; attacks are named with their level, and their size where it is a smaller one."""
     names: dict[str, int] = {}
     for position, count in worst.broken_by().items():

@@ -31,6 +31,13 @@ OnBatch = Callable[[int, Sequence[str]], None]
 """(images of the batch, what became of each)."""
 
 
+class Attacker(NamedTuple):
+    """An attack, and what it may build on, by name."""
+
+    attack: Attack
+    views: Mapping[str, nn.Module]
+
+
 class Part(NamedTuple):
     """One batch of one cell: the answers of each draw, one where the system does not draw at random."""
 
@@ -121,18 +128,21 @@ class Bench:
         """Yield (images, adversarial images, columns without pixels) a batch; crafted only if missing."""
         import torch
 
-        from ismn_cli.attacks.adapter import make_attack
-
-        attack, views = make_attack(job.attack, len(self.images.classes)), job.views()
+        attacker = self._attack(job)
         for index, (x, y) in enumerate(self._batches()):
             found = self._stored(examples, index, x)
             if found is None:
-                found = self._craft(job, views, attack, x, y, index, held)
+                found = self._craft(job, attacker, x, y, index, held)
                 examples.put_batch(index, *found)
             arrays, texts = found
             pixels = torch.from_numpy(arrays["adversarial"]).to(x.device, memory_format=torch.channels_last)
             columns = {name: arrays[name].tolist() for name in ("failed", "linf", "l2", "cost", "seconds", "carried")}
             yield x, pixels, columns | {name: json.loads(text) for name, text in texts.items()}
+
+    def _attack(self, job: Job) -> Attacker:
+        from ismn_cli.attacks.adapter import make_attack
+
+        return Attacker(make_attack(job.attack, len(self.images.classes)), job.views())
 
     def _stored(self, examples: Examples, index: int, x: Tensor) -> Batch | None:
         """Return a stored batch, unless it is of other samples than these."""
@@ -142,14 +152,7 @@ class Bench:
         return found if found[0]["adversarial"].shape == tuple(x.shape) else None
 
     def _craft(
-        self,
-        job: Job,
-        views: Mapping[str, nn.Module],
-        attack: Attack,
-        x: Tensor,
-        y: Tensor,
-        index: int,
-        held: Held | None,
+        self, job: Job, attacker: Attacker, x: Tensor, y: Tensor, index: int, held: Held | None
     ) -> Batch:
         from ismn_cli.engine.rng import derive
         from ismn_cli.threats.worst_case import craft_through
@@ -158,7 +161,7 @@ class Bench:
         verdict = job.verdict(derive(self.seed, "verdict"))
         standing, arrays, texts = self._carried(held, index, x)
         if len(standing):
-            worst = craft_through(views, attack, x[standing], y[standing], job.attack.threat, seed, verdict)
+            worst = craft_through(attacker.views, attacker.attack, x[standing], y[standing], job.attack.threat, seed, verdict)
             _fill(arrays, texts, standing.tolist(), worst)
         return arrays, {name: json.dumps(text) for name, text in texts.items()}
 

@@ -39,6 +39,8 @@ class Released(Frozen):
     measured: dict[str, float]
     training: dict[str, dict[str, float]]
     """Closing figures of each stage."""
+    training_seconds: float | None = None
+    """Wall time of the stages, where it was recorded."""
     notes: tuple[str, ...] = ()
 
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ismn_cli.core.ceilings import Ceiling
@@ -15,12 +16,17 @@ from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.records import CellResult, RunKind
 from ismn_cli.core.runs import Run
 from ismn_cli.core.store import Store
+from ismn_cli.core.tracking import Openers
 from ismn_cli.stages.ceilings import ensure_ceilings
-from ismn_cli.stages.cells import Bench, OnBatch
+from ismn_cli.stages.cells import OnBatch
+from ismn_cli.stages.costs import costs_of
+from ismn_cli.stages.curves import tell_cells, tell_worst
+from ismn_cli.stages.gallery import keep_gallery
 from ismn_cli.stages.plan import Matrix, plan_matrix
 from ismn_cli.stages.record_audit import audit_records
 from ismn_cli.stages.resolve import Resolved
 from ismn_cli.stages.self_test import self_tests
+from ismn_cli.stages.tracking import NO_TRACKERS, Tracking
 from ismn_cli.stages.train import marking
 
 REPORT = "report.csv"
@@ -53,6 +59,7 @@ class Finished:
 
 
 OnProgress = Callable[[MatrixProgress], None]
+OnCells = Callable[[Sequence[CellResult]], None]
 
 
 def run_matrix(
@@ -71,23 +78,27 @@ def run_matrix(
     return run_plan(plan_matrix(recipe, store, data_dir, device, prefer_base), store, kind, on_progress)
 
 
-def run_plan(matrix: Matrix, store: Store, kind: RunKind, on_progress: OnProgress) -> Finished:
-    """Compute the cells of a checked matrix; see `run_matrix`."""
+def run_plan(
+    matrix: Matrix, store: Store, kind: RunKind, on_progress: OnProgress, track: Openers = NO_TRACKERS
+) -> Finished:
+    """Compute the cells of a checked matrix; see `run_matrix`. ``track`` is told of each."""
     import torch
 
     environment = capture(str(matrix.device), torch.get_num_threads())
     recipe = matrix.recipe
     run = store.start_run(kind, recipe.name, recipe.model_dump(mode="json"), environment, matrix.identity())
-    with marking(run):
+    with marking(run), Tracking(track, run) as tracking:
         _test_attacks(matrix, store, on_progress)
-        found, stored = _compute(matrix, store, on_progress)
+        found, stored = compute(matrix, store, on_progress, partial(tell_cells, tracking))
         results = _in_table_order(matrix, found)
+        tell_worst(tracking, results)
         ceilings = _ceilings(matrix, store, on_progress)
         audit = audit_records(store, run, results)
         _write_report(run, results, ceilings, audit, recipe.stand_in_for)
         origins = dict.fromkeys(f"{s.subject.name}: {s.origin}" for s in matrix.systems)
-        notes = (*origins, *matrix.left_out)
-        run.update(status="done", cells=tuple(r.cell.key() for r in results), notes=notes)
+        costs, unmeasured = costs_of(matrix, results, store, run.record.costs)
+        notes = (*origins, *matrix.left_out, *unmeasured, *keep_gallery(run, store, matrix, results))
+        run.update(status="done", cells=tuple(r.cell.key() for r in results), costs=costs, notes=notes)
     return Finished(run, results, matrix.systems, stored, ceilings, audit)
 
 
@@ -99,27 +110,32 @@ def _test_attacks(matrix: Matrix, store: Store, on_progress: OnProgress) -> None
             _LOG.warning("%s fails its self-test: %s Its cells will be unreliable.", finding.subject, finding.says)
 
 
-def _compute(matrix: Matrix, store: Store, on_progress: OnProgress) -> tuple[dict[str, CellResult], int]:
-    """Return every cell's result by key, and how many of them were stored."""
+def compute(
+    matrix: Matrix, store: Store, on_progress: OnProgress, on_cells: OnCells
+) -> tuple[dict[str, CellResult], int]:
+    """Return every cell's result by key, and how many of them were stored. ``on_cells`` hears of all."""
     jobs = matrix.jobs()
     cells = [matrix.clean_cell(system) for system in matrix.systems]
     cells += [cell for job in jobs for _, cell in job.cells]
     found = {key: result for key in (c.key() for c in cells) if (result := store.cell(key))}
     stored = len(found)
+    on_cells(list(found.values()))
     clean = [s for s in matrix.systems if matrix.clean_cell(s).key() not in found]
     open_jobs = [job for job in jobs if any(cell.key() not in found for _, cell in job.cells)]
     open_jobs.sort(key=lambda job: (list(matrix.attacks).index(job.knowledge), len(job.cells[0][1].after)))
     score = _Score(on_progress, (len(clean) + len(open_jobs)) * len(matrix.images))
-    bench = Bench(store, matrix.images, matrix.device, matrix.recipe.batch_size, matrix.recipe.seed)
+    bench = matrix.bench(store)
     for system in clean:
         result = bench.clean(matrix.clean_cell(system), system.pipeline, score.of(f"{system.subject.name}, clean"))
         found[result.cell.key()] = result
+        on_cells([result])
     before = {s.subject.name: found[matrix.clean_cell(s).key()] for s in matrix.systems}
     for job in open_jobs:
         missing = job.without(found)
         previous = found[job.previous.key()] if job.previous else None
-        for result in bench.attack(missing, before, previous, score.of(missing.label())):
-            found[result.cell.key()] = result
+        results = bench.attack(missing, before, previous, score.of(missing.label()))
+        found |= {result.cell.key(): result for result in results}
+        on_cells(results)
     return found, stored
 
 

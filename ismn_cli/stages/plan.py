@@ -14,6 +14,7 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Search, ThreatModel
 from ismn_cli.core.store import Store
+from ismn_cli.stages.cells import Bench
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.resolve import Resolved, resolve
 from ismn_cli.stages.steps import NO_STEPS, Steps
@@ -63,6 +64,10 @@ class Matrix:
         from ismn_cli.engine.passes import search_precision
 
         return search_precision(self.recipe.search, self.device)
+
+    def bench(self, store: Store) -> Bench:
+        """Return what attacks the images and judges them."""
+        return Bench(store, self.images, self.device, self.recipe.batch_size, self.recipe.seed)
 
     def identity(self) -> str:
         """Return the hash of what decides the results."""
@@ -115,7 +120,8 @@ def _shared(knowledge: Knowledge, attack: AttackSpec) -> bool:
 
 def _is_transferred(knowledge: Knowledge, attack: AttackSpec) -> bool:
     """Whether the examples are made on the attacker's own systems: a black box gives no gradient."""
-    return knowledge is Knowledge.BLACK and ATTACKS[attack.method].gradient
+    entry = ATTACKS.get(attack.method)  # none has the method of examples made elsewhere
+    return knowledge is Knowledge.BLACK and entry is not None and entry.gradient
 
 
 def plan_matrix(

@@ -179,6 +179,7 @@ def _entry(shop: Workshop, name: str, run: Run, rounded: Source, known: Mapping[
         environment=record.environment,
         measured=_measured(shop, pipeline, known.get(BASE) if name != BASE else None),
         training=record.figures,
+        training_seconds=record.training_seconds,
         notes=record.notes,
     )
 

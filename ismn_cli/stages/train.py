@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,8 +24,11 @@ from ismn_cli.core.settings import build_settings
 from ismn_cli.core.specs import DataKind
 from ismn_cli.core.storage import writing
 from ismn_cli.core.store import Store
+from ismn_cli.core.tracking import Openers
+from ismn_cli.stages.curves import Curves
 from ismn_cli.stages.measure import clean_figures
 from ismn_cli.stages.resolve import WEIGHTS, Base, base_of, finished
+from ismn_cli.stages.tracking import NO_TRACKERS, Tracking
 from ismn_cli.stages.weights import Header, on_device, save_weights, system_hash, tensor_hash
 from ismn_models.refusal import RefusalError
 
@@ -121,11 +125,12 @@ def train(
     device: str,
     on_progress: OnProgress,
     fresh: bool = False,
+    track: Openers = NO_TRACKERS,
 ) -> Trained:
     """Train a system, or continue, or return at once if this very training is done.
 
-    ``fresh`` begins again from nothing. Raises UsageError: bad input, a damaged checkpoint, a run that
-    another process works on.
+    ``fresh`` begins again from nothing; ``track`` is told of it on the way. Raises UsageError: bad input, a damaged
+    checkpoint, a run that another process works on.
     """
     plan = plan_training(recipe, store, data_dir, device)
     run = store.start_run("train", recipe.name, plan.resolved(), _environment(plan), plan.identity())
@@ -135,7 +140,7 @@ def train(
         if finished(run):
             return Trained(run, already=True)
         with marking(run), saving(run.folder), telling():
-            _fit_and_measure(plan, run, on_progress)
+            _fit_and_measure(plan, run, on_progress, track)
     return Trained(run, already=False)
 
 
@@ -217,28 +222,34 @@ def _forget(run: Run) -> None:
             (run.folder / name).unlink(missing_ok=True)
 
 
-def _fit_and_measure(plan: Plan, run: Run, on_progress: OnProgress) -> None:
+def _fit_and_measure(plan: Plan, run: Run, on_progress: OnProgress, track: Openers) -> None:
     from ismn_cli.engine.fit import fit
 
     checkpoint = run.folder / CHECKPOINT
     pipeline = build_pipeline(plan)
     stages = training_stages(plan, pipeline)
     _check_checkpoint(checkpoint, pipeline, stages)
-    figures = fit(
-        pipeline,
-        stages,
-        plan.train.to(plan.device),
-        plan.validation.to(plan.device),
-        seed=plan.recipe.seed,
-        checkpoint=checkpoint,
-        precision=plan.precision,
-        on_progress=on_progress,
-    )
-    save_weights(run.folder / WEIGHTS, pipeline, _header(plan, pipeline, stages))
-    figures["test"] = clean_figures(pipeline, plan.test, plan.device, on_progress)
+    continued, start = checkpoint.exists(), time.perf_counter()
+    with Tracking(track, run) as tracking:
+        curves = Curves(tracking, pipeline, stages, plan.validation)
+        figures = fit(
+            pipeline,
+            stages,
+            plan.train.to(plan.device),
+            plan.validation.to(plan.device),
+            seed=plan.recipe.seed,
+            checkpoint=checkpoint,
+            precision=plan.precision,
+            on_progress=curves.beside(on_progress),
+        )
+        seconds = None if continued else time.perf_counter() - start
+        save_weights(run.folder / WEIGHTS, pipeline, _header(plan, pipeline, stages))
+        figures["test"] = clean_figures(pipeline, plan.test, plan.device, on_progress)
+        curves.end(figures)
     origin = plan.base.origin if plan.base else "trained in this run"
     notes = (f"base classifier: {origin}",)
-    run.update(status="done", weights=system_hash(pipeline), figures=figures, notes=notes)
+    told = {"weights": system_hash(pipeline), "figures": figures, "training_seconds": seconds, "notes": notes}
+    run.update(status="done", **told)
     checkpoint.unlink(missing_ok=True)
 
 

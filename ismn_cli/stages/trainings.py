@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe, TrainRecipe
 from ismn_cli.core.store import Store
+from ismn_cli.core.tracking import Openers
 from ismn_cli.stages.plan import resolve_attacks
 from ismn_cli.stages.steps import Steps
+from ismn_cli.stages.tracking import NO_TRACKERS
 from ismn_cli.stages.train import Trained, plan_training, train
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ def run_steps(
     device: str,
     on_progress: OnProgress,
     on_step: Callable[[str, Trained], None] = lambda name, trained: None,
+    track: Openers = NO_TRACKERS,
 ) -> Steps:
-    """Carry out what is not trained yet. Raises UsageError; see `ismn_cli.stages.train.train`."""
+    """Carry out what is not trained yet; ``track`` is told. Raises UsageError; see `ismn_cli.stages.train.train`."""
     _check(recipe, store, data_dir, device)
     runs: dict[str, str] = {}
     for name in recipe.training:
-        trained = train(step_recipe(recipe, name, runs), store, data_dir, device, on_progress)
+        trained = train(step_recipe(recipe, name, runs), store, data_dir, device, on_progress, track=track)
         runs[name] = trained.run.record.id
         on_step(name, trained)
     return Steps({name: step.system for name, step in recipe.training.items()}, runs)

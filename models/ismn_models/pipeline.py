@@ -44,8 +44,23 @@ class Decision(NamedTuple):
     """int64 [N]: how often the input was regenerated; 0 is the clean route."""
 
 
+class Waypoint(NamedTuple):
+    """A picture that a system makes of each of N inputs on the way to its answer."""
+
+    name: str
+    """"reformed", "regenerated 2"."""
+    images: Tensor
+    """[N, C, H, W] in [0, 1]."""
+    taken: Tensor
+    """bool [N]: whose way leads through here."""
+    score: Tensor | None = None
+    """[N]: what the detector says of this picture, where it looks at it."""
+
+
 class Defence(nn.Module):
     """Base of all defences: by itself it does nothing. Override `reform`, and `score` or `decide`.
+
+    Whoever overrides `decide` overrides `trace` to match.
 
     ``policy`` says what a flag means: "pass" (no detector), "reject" (MagNet), "route" (ISMN, PRN).
     A detector flags an input whose score is at or above ``threshold``, which `calibrate` fits on clean
@@ -88,6 +103,18 @@ class Defence(nn.Module):
             return Decision(logits, flagged, torch.zeros_like(flagged), score, flagged.long())
         rejected = flagged if self.policy == "reject" else torch.zeros_like(flagged)
         return Decision(classify(reformed), flagged, rejected, score, torch.ones_like(flagged).long())
+
+    def trace(self, x: Tensor, classify: Classify) -> list[Waypoint]:
+        """Return the pictures that `decide` makes of x [N, C, H, W], in their order.
+
+        The classifier answers on the last one taken by an input, or on the input itself where none is. What is
+        drawn at random is drawn as in `decide`: under the same seed both see the same.
+        """
+        flagged = self.score(x, classify) >= self.threshold
+        reformed = self.reform(x)
+        if reformed is x:
+            return []
+        return [Waypoint("reformed", reformed, flagged if self.policy == "route" else torch.ones_like(flagged))]
 
     def surrogates(self, classify: Classify) -> dict[str, Read]:
         """Return the functions an adaptive attacker should go through, by name; see `Reading`.

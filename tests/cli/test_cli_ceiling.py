@@ -60,7 +60,7 @@ def test_a_part_of_the_images_is_named_as_such(ismn) -> None:
         (("--eps", ","), "eps '' is not a number", "ismn ceiling --eps 8/255,0.3"),
         (("--norm", "l1"), "no norm called 'l1'", "Did you mean 'l2'?"),
         (("--dataset", "cifar11"), "no data set called 'cifar11'", "Did you mean 'cifar10'?"),
-        (("--format", "yaml"), "no report format called 'yaml'", "csv, json, markdown, rich"),
+        (("--format", "yaml"), "no report format called 'yaml'", "csv, html, json, latex, markdown, rich"),
         (("--limit", "0"), "limit: should be greater than or equal to 1", ""),
     ],
 )

@@ -211,7 +211,7 @@ def test_what_cannot_be_run_is_refused_before_any_work(ismn, store: Store, writt
     for arguments, says in (
         (("table5",), "'table5'"),
         (("table3", "--reading", "linf-tan"), "Did you mean 'linf-tanh'?"),
-        (("table3", "--format", "html"), "html"),
+        (("table3", "--format", "htlm"), "Did you mean 'html'?"),
         (("table3", "--limit", "0"), "leaves no images"),
         (("table3", "--reading", ""), "names no reading"),
         ((bad,), "stepps"),

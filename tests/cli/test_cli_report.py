@@ -11,6 +11,7 @@ import pytest
 from ismn_cli.core.records import Answers, CellResult, Environment
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Samples, Subject, ThreatModel
 from ismn_cli.core.store import Store
+from ismn_cli.reporting.render import FORMATS
 
 pytestmark = pytest.mark.usefixtures("small")
 ENVIRONMENT = Environment(ismn="0", commit=None, python="3", platform="test", packages={}, device="cpu", threads=1)
@@ -52,7 +53,7 @@ def two(store: Store) -> Store:
     return store
 
 
-@pytest.mark.parametrize("form", ["rich", "markdown", "csv", "json"])
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.usefixtures("two")
 def test_two_systems_are_compared_in_every_format(ismn, form: str) -> None:
     ended = ismn("report", "--compare", "ismn, none", "--format", form)
@@ -90,6 +91,30 @@ def test_other_images_are_refused_with_the_reason(ismn, store: Store) -> None:
     put(store, attacked("none", 4), attacked("ismn", 4, n=10))
     ended = ismn("report", "--compare", "none,ismn")
     assert ended.code == 2 and "numbers of images differ (20 and 10)" in ended.err
+
+
+@pytest.mark.parametrize("command", ["report", "claims", "ceiling"])
+def test_the_help_names_every_format(ismn, command: str) -> None:
+    told = " ".join(ismn(command, "--help").out.replace("│", " ").split())
+    assert f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}." in told
+
+
+def test_the_schema_is_printed_whatever_else_is_asked(ismn) -> None:
+    ended = ismn("report", "--schema", "--format", "nonsense")
+    assert ended.code == 0 and json.loads(ended.out)["$schema"].endswith("2020-12/schema")
+
+
+@pytest.mark.usefixtures("two")
+def test_what_the_store_has_lost_is_told_once_all_has_been_read(ismn, store: Store) -> None:
+    (lost, *_) = store.root.glob("cells/*/*.json")
+    lost.unlink()
+    ended = ismn("report", "--format", "csv")
+    assert "1 cells are missing" in ended.err and "no results" not in ended.err
+    assert len([row for row in csv.DictReader(io.StringIO(ended.out)) if row["attacks"] == ""]) == 3
+    for path in store.root.glob("cells/*/*.json"):
+        path.unlink()
+    ended = ismn("report", "--format", "csv")
+    assert ended.code == 0 and "4 cells are missing" in ended.err and "ismn run quickstart" in ended.err
 
 
 def test_an_empty_store_has_nobody_to_compare(ismn) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 from hypothesis import settings
@@ -205,7 +206,8 @@ def results(draw: st.DrawFn) -> CellResult:
     changes["judge_seconds"] = draw(st.floats(0, 1e4))
     if where.attack is None:
         return result(where, draw(_answers(n)), **changes)
-    for field, values in {"failed": st.booleans(), "linf": st.floats(0, 1), "l2": st.floats(0, 99)}.items():
+    far = st.floats(0, 99) | st.sampled_from((math.inf, math.nan))
+    for field, values in {"failed": st.booleans(), "linf": st.floats(0, 1), "l2": far}.items():
         changes[field] = tuple(draw(st.lists(values, min_size=n, max_size=n)))
     changes["forwards"] = draw(st.integers(0, 10**7))
     return result(where, draw(_answers(n)), draw(_answers(n)), **changes)

@@ -24,6 +24,7 @@ from ismn_cli.reporting.attack_table import attack_report
 from ismn_cli.reporting.columns import COLUMNS
 from ismn_cli.reporting.comparison_table import comparison_report
 from ismn_cli.reporting.defend_table import defend_report
+from ismn_cli.reporting.exports import literal
 from ismn_cli.reporting.render import FORMATS, render, render_text
 from ismn_cli.reporting.seeds import over_seeds
 from ismn_cli.reporting.table import Report, one_line, rows_of
@@ -73,7 +74,7 @@ def test_csv_and_json_hold_the_same_values(found: list[CellResult]) -> None:
             value = right[column.name]
             number = column.kind in ("Int64", "Float64") and value is not None
             text = "" if value is None else str(value)
-            assert float(left[column.name]) == value if number else left[column.name] == text
+            assert float(left[column.name]) == value if number else literal(left[column.name]) == text
 
 
 @FEW

@@ -52,9 +52,9 @@ REPORTS: dict[str, Callable[[], Report]] = {
 
 
 def shown(report: Report, ending: str) -> str:
-    """Return the report by file ending: 80.txt and the like for a terminal of that width, md, csv, json."""
+    """Return the report by file ending: 80.txt and the like for a terminal of that width, md, tex, csv, json."""
     if not ending.endswith("txt"):
-        return render_text(report, {"md": "markdown"}.get(ending, ending))
+        return render_text(report, {"md": "markdown", "tex": "latex"}.get(ending, ending))
     stream = io.StringIO()
     Console(width=int(ending.split(".")[0]), file=stream, color_system=None).print(render(report, "rich"))
     return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
@@ -79,8 +79,12 @@ def shown(report: Report, ending: str) -> str:
         "paired.120.txt",
         "paired.md",
         "paired.csv",
+        "comparison.tex",
+        "levels.tex",
+        "paired.tex",
         "empty.80.txt",
         "empty.md",
+        "empty.tex",
         "one-cell.json",
         "one-cell.csv",
     ],

@@ -67,11 +67,11 @@ def test_what_is_trained_is_not_trained_again(store: Store) -> None:
 def test_a_step_stopped_in_the_middle_is_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = trainings.train, []
 
-    def stopped(recipe, *rest: Any) -> Trained:
+    def stopped(recipe, *rest: Any, **more: Any) -> Trained:
         calls.append(recipe.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(recipe, *rest)
+        return real(recipe, *rest, **more)
 
     monkeypatch.setattr(trainings, "train", stopped)
     with pytest.raises(KeyboardInterrupt):

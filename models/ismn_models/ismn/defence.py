@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ismn_models.dct_detector import upper_quantile
 from ismn_models.ismn.config import IsmnConfig
 from ismn_models.ismn.detector import Detector
 from ismn_models.ismn.nets import Encoder, PlainGenerator, SkipGenerator
-from ismn_models.pipeline import Classify, Decision, Defence, Read, Reading
+from ismn_models.pipeline import Classify, Decision, Defence, Read, Reading, Waypoint
 
 RECOMPUTED_ABOVE = 3 * 2**20
 """Numbers in a batch above which a regeneration is computed again for its gradient rather than kept.
@@ -20,6 +21,19 @@ RECOMPUTED_ABOVE = 3 * 2**20
 One that is kept takes some 450 bytes a number, 1.4 GB at this bound, and an adaptive attacker's gradient goes
 through six of them. 4 images of 512x512 stay below it, 64 of 128x128, 1,024 of 32x32.
 """
+
+
+class Round(NamedTuple):
+    """One round of the regeneration loop, on the m images that are still in it."""
+
+    active: Tensor
+    """int64 [m]: their positions."""
+    current: Tensor
+    """[m, C, n, n]: their regenerations."""
+    score: Tensor
+    """[m]: the detector's, of these."""
+    better: Tensor
+    """bool [m]: which are the answer so far."""
 
 
 class Ismn(Defence):
@@ -73,36 +87,51 @@ class Ismn(Defence):
 
     def decide(self, x: Tensor, classify: Classify) -> Decision:
         """Answer for x [N, C, n, n]: the routing rule and the regeneration loop."""
-        first = self.reform(x)
-        score = self.detector(x, first)
-        flagged = score >= self.threshold if self.config.uses("detector") else torch.ones_like(score).bool()
-        cleaned, loops = self._loop(x, first, flagged)
+        first, score, flagged = self._look(x)
+        cleaned, loops = x.clone(), torch.zeros_like(flagged, dtype=torch.long)
+        for k, (active, current, _, better) in enumerate(self._rounds(first, flagged), 1):
+            cleaned = cleaned.index_put((active[better],), current[better])
+            loops[active] = k
         return Decision(classify(cleaned), flagged, torch.zeros_like(flagged), score, loops)
 
-    def _loop(self, x: Tensor, first: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:
+    def trace(self, x: Tensor, classify: Classify) -> list[Waypoint]:
+        """Return each regeneration; then the least suspicious one, for the images that do not end on their last."""
+        first, _, flagged = self._look(x)
+        cleaned, back, seen = x.clone(), torch.zeros_like(flagged), []
+        for k, (active, current, score, better) in enumerate(self._rounds(first, flagged), 1):
+            taken = torch.zeros_like(flagged).index_fill(0, active, True)
+            scores = score.new_zeros(len(x)).index_put((active,), score)
+            seen.append(Waypoint(f"regenerated {k}", x.index_put((active,), current), taken, scores))
+            cleaned = cleaned.index_put((active[better],), current[better])
+            back[active] = ~better
+        return [*seen, Waypoint("least suspicious", cleaned, back)] if back.any() else seen
+
+    def _look(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return R(x), the detector's score [N], and which images are regenerated, bool [N]."""
+        first = self.reform(x)
+        score: Tensor = self.detector(x, first)
+        return first, score, score >= self.threshold if self.config.uses("detector") else torch.ones_like(score).bool()
+
+    def _rounds(self, first: Tensor, flagged: Tensor) -> Iterator[Round]:
         """Regenerate flagged images until the detector is silent and the image is a fixed point of R.
 
         "Until the generated sample completely matches the source data": the source is unknown at test time, so an
         image has to match its own regeneration as well as clean images do. One that never stops takes the least
-        suspicious of its regenerations.
+        suspicious of its regenerations. ``first``: R(x).
         """
-        result = x.clone()
-        loops = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        lowest = torch.full((len(x),), float("inf"), device=x.device)
+        lowest = torch.full((len(first),), float("inf"), device=first.device)
         active = flagged.nonzero()[:, 0]
         current = first[active]
-        for k in range(1, (self.config.loops if self.config.uses("loop") else 1) + 1):
+        for _ in range(self.config.loops if self.config.uses("loop") else 1):
             if not len(active):
                 break
             again = self.reform(current)
             score = self.detector(current, again)
             stop = (score < self.threshold) & (_rms(current - again) <= self.fixed_point)
             better = stop | (score < lowest[active])
-            result = result.index_put((active[better],), current[better])
+            yield Round(active, current, score, better)
             lowest[active[better]] = score[better].detach()
-            loops[active] = k
             active, current = active[~stop], again[~stop]
-        return result, loops
 
     def calibrate(self, batches: Iterable[Tensor], classify: Classify) -> None:
         """Fit the threshold (clean false-positive rate) and the fixed-point tolerance on clean images."""

@@ -14,7 +14,7 @@ from ismn_models.magnet.config import MagnetConfig
 from ismn_models.magnet.design import REFORMER, Detector, design
 from ismn_models.magnet.detectors import divergence, reconstruction_error, threshold_at
 from ismn_models.magnet.nets import Autoencoder, autoencoder
-from ismn_models.pipeline import Classify, Decision, Defence, Pipeline, Read, Reading, Reform
+from ismn_models.pipeline import Classify, Decision, Defence, Pipeline, Read, Reading, Reform, Waypoint
 from ismn_models.shape import Shape
 
 Seen = TypeVar("Seen")
@@ -94,6 +94,12 @@ class Screen(Defence):
         flagged = score >= self.threshold
         passes = int(self.config.uses("reformer"))
         return Decision(logits(), flagged, flagged, score, torch.full_like(flagged, passes, dtype=torch.int64))
+
+    def trace(self, x: Tensor, classify: Classify) -> list[Waypoint]:
+        """Return what the reformer makes of x; the detectors look at x alone."""
+        reformed = self.reform(x)
+        taken = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return [] if reformed is x else [Waypoint("reformed", reformed, taken)]
 
     def read(self, x: Tensor, classify: Classify) -> Reading:
         """Return what a white-box attacker sees, in the passes of one decision."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ismn_models.classifiers.nets import base_net
 from ismn_models.dct_detector import DctDetector, upper_quantile
-from ismn_models.pipeline import Classify, Decision, Defence, Pipeline
+from ismn_models.pipeline import Classify, Decision, Defence, Pipeline, Waypoint
 from ismn_models.prn.config import PrnConfig
 from ismn_models.prn.nets import Rectifier
 from ismn_models.shape import Shape
@@ -46,6 +46,11 @@ class Prn(Defence):
         flagged = score >= self.threshold
         logits = classify(torch.where(flagged[:, None, None, None], rectified, x))
         return Decision(logits, flagged, torch.zeros_like(flagged), score, flagged.long())
+
+    def trace(self, x: Tensor, classify: Classify) -> list[Waypoint]:
+        """Return the rectified images, taken by what the detector flags."""
+        rectified = self.reform(x)
+        return [Waypoint("rectified", rectified, self.detector(x, rectified) >= self.threshold)]
 
     def calibrate(self, batches: Iterable[Tensor], classify: Classify) -> None:
         """Fit the threshold to the false-positive rate on clean images."""
