@@ -267,7 +267,8 @@ _ENTRIES = (
             "lr": 0.01,
             "binary_search_steps": 9,
             "max_iterations": 100,
-            "abort_early": True,
+            # By its default it stops when the sum of the losses does: an image would depend on those beside it.
+            "abort_early": False,
             "initial_const": 0.001,
             "beta": 0.001,
         },

@@ -161,7 +161,10 @@ class Bench:
         verdict = job.verdict(derive(self.seed, "verdict"))
         standing, arrays, texts = self._carried(held, index, x)
         if len(standing):
-            worst = craft_through(attacker.views, attacker.attack, x[standing], y[standing], job.attack.threat, seed, verdict)
+            images, labels = x[standing], y[standing]
+            worst = craft_through(
+                attacker.views, attacker.attack, images, labels, job.attack.threat, seed, verdict
+            )
             _fill(arrays, texts, standing.tolist(), worst)
         return arrays, {name: json.dumps(text) for name, text in texts.items()}
 

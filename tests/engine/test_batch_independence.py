@@ -22,7 +22,7 @@ SHORT = {
     "apgdt": {"steps": 6},
     "fab": {"steps": 6},
     "spsa": {"nb_iter": 2, "nb_sample": 8},
-    "eaden": {"max_iterations": 10, "binary_search_steps": 2},
+    "eaden": {"max_iterations": 20, "binary_search_steps": 2, "initial_const": 10.0, "lr": 0.1},
     "cw": {"steps": 8},
     "cw-search": {"steps": 8, "search_steps": 2},
     "pgd-ensemble": {"steps": 4},

@@ -1,0 +1,149 @@
+"""A whole evaluation against the libraries: clean, FGSM, PGD-40 with 5 restarts, AutoAttack standard, at 8/255.
+
+    python benchmarks/evaluation.py [--system none,at] [--limit 200] [--exact] [--art]
+
+The libraries are called as their READMEs show: torchattacks, each restart a call, then pyautoattack, in batches of 100;
+with --art ART's FGSM, PGD and AutoAttack too. Ours is the same matrix in an empty store, everything counted, self-tests
+and ceilings too. One process, one side after the other; CPU seconds stand beside those of the wall. A sample holds if
+nothing that a side runs breaks it in float32. Exit code 1 where ours holds a sample that the libraries break.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchattacks
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from ismn_cli.core.recipe_files import validate
+from ismn_cli.core.recipes import DataChoice, MatrixRecipe
+from ismn_cli.core.records import Outcome
+from ismn_cli.core.store import Store
+from ismn_cli.core.worst_case import trials
+from ismn_cli.data.loading import load_dataset
+from ismn_cli.stages.matrix import run_matrix
+from ismn_cli.stages.resolve import resolve
+
+EPS, STEPS, RESTARTS, BATCH = 8 / 255, 40, 5, 100
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system", default="none,at", help="systems without a defence in front (default: none,at)")
+    parser.add_argument("--limit", type=int, default=200, help="images (default: 200)")
+    parser.add_argument("--exact", action="store_true", help="ours searches in float32")
+    parser.add_argument("--art", action="store_true", help="ART too")
+    return parser.parse_args()
+
+
+def right(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([net(part).argmax(1) for part in torch.split(x, BATCH)]) == y
+
+
+def libraries(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return bool [N]: right, and still right after every attack."""
+    holds = right(net, x, y)
+    pgd = torchattacks.PGD(net, eps=EPS, alpha=2 / 255, steps=STEPS, random_start=True)
+    for attack in (torchattacks.FGSM(net, eps=EPS), *[pgd] * RESTARTS):
+        parts = zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True)
+        holds &= right(net, torch.cat([attack(a, b) for a, b in parts]), y)
+    ensemble = AutoAttack(net, norm="Linf", eps=EPS, version="standard", seed=0)
+    ensemble.verbose = False
+    adversarial, _ = ensemble.run_standard_evaluation(x, y, batch_size=BATCH)
+    return holds & right(net, adversarial, y)
+
+
+def art(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    evasion = importlib.import_module("art.attacks.evasion")
+    classification = importlib.import_module("art.estimators.classification")
+    model = classification.PyTorchClassifier(
+        net, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    holds = right(net, x, y)
+    pgd = evasion.ProjectedGradientDescent(
+        model, eps=EPS, eps_step=2 / 255, max_iter=STEPS, num_random_init=RESTARTS, batch_size=BATCH, verbose=False
+    )
+    attacks = (evasion.FastGradientMethod(model, eps=EPS, batch_size=BATCH), pgd)
+    for attack in (*attacks, evasion.AutoAttack(model, eps=EPS, eps_step=2 / 255, batch_size=BATCH)):
+        holds &= right(net, torch.from_numpy(attack.generate(x.numpy(), y.numpy())), y)
+    return holds
+
+
+def ours(name: str, limit: int, exact: bool) -> Tensor:
+    recipe = validate(
+        {
+            "task": "matrix",
+            "name": "evaluation",
+            "dataset": {"name": "cifar10-mini", "limit": limit},
+            "defence": [name],
+            "knowledge": ["white"],
+            "attack": {
+                "method": ["fgsm", "pgd-ensemble", "autoattack"],
+                "eps": ["8/255"],
+                "params": {"pgd-ensemble": {"loss": "ce", "steps": STEPS, "restarts": RESTARTS}},
+            },
+            "survivors": True,
+            "search": "fp32" if exact else "auto",
+            "weights": "released",
+            "batch_size": 256,
+        },
+        [],
+    )
+    assert isinstance(recipe, MatrixRecipe)
+    with tempfile.TemporaryDirectory() as folder:
+        finished = run_matrix(recipe, Store.open(Path(folder)), None, "cpu", "run", lambda progress: None)
+        (system,) = trials(finished.results)
+        worst = system.worst_case(EPS)
+    assert worst is not None
+    return torch.tensor([outcome is Outcome.SURVIVED for outcome in worst.outcomes()])
+
+
+def clocked(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    holds = run()
+    return holds, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> int:
+    args = options()
+    images = load_dataset(DataChoice(name="cifar10-mini", limit=args.limit), "test", None)
+    x, y = next(iter(images.batches(args.limit)))
+    missed = 0
+    for name in args.system.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            system = resolve(name, "released", Store.open(Path(folder)), images.kind)
+        net = system.pipeline.classifier.eval()
+        sides: dict[str, Callable[[], Tensor]] = {
+            "ismn": lambda name=name: ours(name, args.limit, args.exact),  # type: ignore[misc]
+            "libraries": lambda net=net: libraries(net, x, y),  # type: ignore[misc]
+        }
+        if args.art:
+            sides["art"] = lambda net=net: art(net, x, y)  # type: ignore[misc]
+        found = {}
+        for side, run in sides.items():
+            found[side] = holds, wall, cpu = clocked(run)
+            count = f"{int(holds.sum())} of {len(x)} hold"
+            print(f"{name:<6}{side:<11}{count:<18}{wall:>9.1f} s{cpu:>9.1f} CPU s", flush=True)
+        mine = found["ismn"]
+        for side, (holds, wall, cpu) in found.items():
+            if side != "ismn":
+                missed += int((mine[0] & ~holds).sum())
+                print(
+                    f"{name:<6}against {side}: {wall / mine[1]:.2f} times faster, {cpu / mine[2]:.2f} in CPU time; "
+                    f"held here and broken there {int((mine[0] & ~holds).sum())}, the other way round "
+                    f"{int((~mine[0] & holds).sum())}"
+                )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
