@@ -6,7 +6,7 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import JsonValue
@@ -20,7 +20,6 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.ball import allowed, project
 from ismn_cli.engine.craft import Attack, Proposed
-from ismn_cli.engine.groups import filled
 
 __all__ = ["Attack", "make_attack", "resolve_params"]
 
@@ -67,6 +66,8 @@ class _Torchattack:
     entry: AttackEntry
     spec: AttackSpec
     num_classes: int
+    whole_groups: ClassVar[bool] = True
+    """Several average a loss over the batch: an image's gradient is rounded by how many there are."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | Proposed:
         threat = self.spec.threat
@@ -76,8 +77,6 @@ class _Torchattack:
         if threat.eps == 0:
             # Nothing is allowed, and several attacks would divide by it.
             return x
-        # Several average a loss over the batch: an image's gradient is rounded by how many there are.
-        n, x, y = len(x), filled(x), filled(y)
         # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
         plain = _Plain(model, torch.contiguous_format if x.is_contiguous() else torch.channels_last)
         attack = self._build(plain, x.device)
@@ -87,7 +86,7 @@ class _Torchattack:
             proposed = torch.where(allowed(proposed, x, threat)[:, None, None, None], proposed, x)
         elif self.entry.eps_parameter is None:
             proposed = project(proposed, x, threat)
-        return Proposed(proposed[:n], notes) if notes else proposed[:n]
+        return Proposed(proposed, notes) if notes else proposed
 
     def _build(self, model: nn.Module, device: torch.device) -> Any:
         cls = _contained(self.entry.cls)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyautoattack import AutoAttack, checks
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.craft import Proposed
-from ismn_cli.engine.groups import filled
 
 PREFIX = "autoattack: "
 _NORMS = {Norm.LINF: "Linf", Norm.L2: "L2"}
@@ -53,6 +52,7 @@ class Reference:
 
     spec: AttackSpec
     num_classes: int
+    whole_groups: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
         """Attack ``model`` on x [N, C, H, W] in [0, 1] with labels y int64 [N].
@@ -68,9 +68,8 @@ class Reference:
             part.logger = findings
         with _clean_checks():
             # Contiguous: the package takes views that a channels-last tensor does not have.
-            whole = filled(x).contiguous()
-            adversarial, _ = ensemble.run_standard_evaluation(whole, filled(y), batch_size=len(whole))
-        return Proposed(adversarial[: len(x)], (*note, *findings.notes()))
+            adversarial, _ = ensemble.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
+        return Proposed(adversarial, (*note, *findings.notes()))
 
     def _build(self, model: nn.Module, device: torch.device) -> Any:
         version, attacks, threat = self.spec.params["version"], self.spec.params["attacks"], self.spec.threat

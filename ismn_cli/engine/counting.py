@@ -23,12 +23,14 @@ class Counted(nn.Module):
         self.cost = cost_of(model)
         self.forwards = 0
         self.backwards = 0
+        self.images: int | None = None
+        """How many of a batch are images; others only fill it up, and are not counted."""
         # Entering a model must not change it: a new nn.Module is in training mode.
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits for x [N, ...]."""
-        self.forwards += self.cost * len(x)
+        self.forwards += self.cost * self._images(len(x))
         with as_drawn():
             logits = self.model(filled(x))[: len(x)]
         return self._watched(logits)
@@ -37,10 +39,13 @@ class Counted(nn.Module):
         """Return the model's logits and, where it stands behind a detector, the margin for x [N, ...]."""
         if not isinstance(self.model, Surrogate):
             return Reading(self(x))
-        self.forwards += self.cost * len(x)
+        self.forwards += self.cost * self._images(len(x))
         with as_drawn():
             logits, margin = self.model.look(filled(x))
         return Reading(self._watched(logits[: len(x)]), None if margin is None else self._watched(margin[: len(x)]))
+
+    def _images(self, n: int) -> int:
+        return n if self.images is None else min(n, self.images)
 
     def _watched(self, output: Tensor) -> Tensor:
         if output.requires_grad:
@@ -48,7 +53,7 @@ class Counted(nn.Module):
         return output
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += self.cost * len(gradient)
+        self.backwards += self.cost * self._images(len(gradient))
 
 
 def cost_of(model: nn.Module) -> int:

@@ -16,7 +16,7 @@ from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import groups
+from ismn_cli.engine.groups import filled, groups
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
 
@@ -112,10 +112,15 @@ def _proposals(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) 
     return Proposed(torch.cat(images), merged(said))
 
 
-def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
-    """Return the attack's images, or NaN and a note where it gave none. It works on copies of x and y."""
+def _propose(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
+    """Return the attack's images, or NaN and a note where it gave none. It works on copies of x and y.
+
+    An attack with ``whole_groups`` is given a group filled up with copies.
+    """
+    whole = getattr(attack, "whole_groups", False)
+    model.images = len(x)
     try:
-        answer = attack(model, x.detach().clone(), y.clone())
+        answer = attack(model, *((filled(each) if whole else each).detach().clone() for each in (x, y)))
     except UsageError:
         raise
     except Exception as error:
@@ -125,6 +130,8 @@ def _propose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Proposed
             ) from None
         return _nothing(x, f"the attack crashed on {len(x)} samples: {_reason(error)}")
     proposed, notes = answer if isinstance(answer, Proposed) else Proposed(answer)
+    if whole and isinstance(proposed, Tensor):
+        proposed = proposed[: len(x)]
     if not isinstance(proposed, Tensor) or proposed.shape != x.shape or not proposed.is_floating_point():
         kind = _kind(proposed) if isinstance(proposed, Tensor) else type(proposed).__name__
         return _nothing(x, f"the attack returned {kind} for images {list(x.shape)}")

@@ -20,7 +20,7 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipe_files import load_recipe, parse_yaml, recipe_names, validate
 from ismn_cli.core.recipes import AttackGrid, MatrixRecipe, TrainRecipe
 from ismn_cli.core.records import RunRecord
-from ismn_cli.core.specs import Cell, Knowledge, format_eps, parse_eps
+from ismn_cli.core.specs import Cell, Knowledge, Search, format_eps, parse_eps
 
 _STOCK = {"matrix": "quickstart", "train": "train-ismn-cifar10"}
 """The recipe to start from where none has the run's name."""
@@ -105,7 +105,8 @@ def _has_options(recipe: MatrixRecipe) -> bool:
     plain = {name: MatrixRecipe.model_fields[name].default for name in ("survivors", "draws", "stand_in_for")}
     alike = len(recipe.attack.method) == 1 or not recipe.attack.params
     empty = not (recipe.optional or recipe.training or recipe.attack.method_at)
-    return alike and empty and all(getattr(recipe, name) == value for name, value in plain.items())
+    known = recipe.search is not Search.BF16
+    return alike and empty and known and all(getattr(recipe, name) == value for name, value in plain.items())
 
 
 def _attack_words(recipe: MatrixRecipe) -> Iterator[str]:
@@ -122,6 +123,8 @@ def _attack_words(recipe: MatrixRecipe) -> Iterator[str]:
     for option, (given, default) in told.items():
         if given != default:
             yield from (f"--{option}", str(given))
+    if recipe.search is Search.FP32:
+        yield "--exact"
     yield from ("--seed", str(recipe.seed), "--batch-size", str(recipe.batch_size))
 
 

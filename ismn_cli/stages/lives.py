@@ -45,15 +45,19 @@ class Scene:
         return [told for index, own in batches for told in self._batch(index, list(own))]
 
     def _batch(self, index: int, positions: list[int]) -> Iterator[Told]:
-        """Yield the lives of samples of batch ``index``. A system that draws at random sees the whole batch again."""
+        """Yield the lives of samples of batch ``index``, each in the group in which the judge saw it."""
+        from ismn_cli.engine.groups import filled, groups
+
         start = index * self.result.cell.batch_size
-        rows = [position - start for position in positions]
         clean, adversarial = self._pair(index)
-        if not self.system.pipeline.defence.randomised:
-            clean, adversarial, rows = clean[rows], adversarial[rows], list(range(len(rows)))
-        take = _Take(self.system.pipeline, clean, adversarial, self._seed(index))
-        for position, row in zip(positions, rows, strict=True):
-            yield self._life(position, take, row), take.pictures(row)
+        for group in groups(clean):
+            rows = {row: place for place, row in enumerate(group.tolist())}
+            own = [position for position in positions if position - start in rows]
+            if own:
+                take = _Take(self.system.pipeline, filled(clean[group]), filled(adversarial[group]), self._seed())
+            for position in own:
+                row = rows[position - start]
+                yield self._life(position, take, row), take.pictures(row)
 
     def _pair(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the clean and the adversarial images of a batch, [n, C, H, W]."""
@@ -79,11 +83,11 @@ class Scene:
 
         return images.to(self.device, memory_format=torch.channels_last)
 
-    def _seed(self, index: int) -> int:
-        """Return the seed of the first judgement of a batch, see `ismn_cli.stages.cells.Bench`."""
+    def _seed(self) -> int:
+        """Return the seed of the first judgement, see `ismn_cli.stages.cells.Bench`."""
         from ismn_cli.engine.rng import derive
 
-        return derive(self.result.cell.seed, "judge", index)
+        return derive(self.result.cell.seed, "judge", 0)
 
     def _life(self, position: int, take: _Take, row: int) -> Life:
         result = self.result

@@ -22,6 +22,7 @@ ATTACK = {
     "defence": ("none,ddsa", "defence", ("none", "ddsa")),
     "knowledge": ("white", "knowledge", ("white",)),
     "dataset": ("cifar10-mini", "dataset.name", "cifar10-mini"),
+    "exact": (None, "search", "fp32"),
     "limit": ("17", "dataset.limit", 17),
     "attribute": ("Male", "dataset.attribute", "Male"),
     "image_size": ("64", "dataset.image_size", 64),
@@ -66,8 +67,11 @@ def _at(recipe: Any, place: str) -> Any:
     return recipe
 
 
-def _as_option(name: str, value: str) -> list[str]:
-    return [value] if name == "overrides" else [f"--{name.replace('_', '-')}", value]
+def _as_option(name: str, value: str | None) -> list[str]:
+    """Return an option with its value, which a flag has none of."""
+    if name == "overrides":
+        return [str(value)]
+    return [f"--{name.replace('_', '-')}", *([] if value is None else [value])]
 
 
 @pytest.mark.parametrize(("command", "name"), [("attack", n) for n in ATTACK] + [("train", n) for n in TRAIN])
@@ -103,12 +107,15 @@ def test_places_are_handed_on(ismn, capture, command: str, name: str) -> None:
 
 
 def test_no_option_is_left_out_of_these_tables() -> None:
-    known = {attack.attack: {*ATTACK, *CARRIED}, train.train: {*TRAIN, *CARRIED, "fresh"}}
+    # Trackers are told, and decide nothing: tests/cli/test_track.py.
+    known = {attack.attack: {*ATTACK, *CARRIED, "track"}, train.train: {*TRAIN, *CARRIED, "fresh", "track"}}
     for function, names in known.items():
         assert set(inspect.signature(function).parameters) == names
-    assert set(inspect.signature(run.run).parameters) == {"recipe", "overrides", "limit", "plan", *CARRIED}
+    assert set(inspect.signature(run.run).parameters) == {
+        "recipe", "overrides", "limit", "plan", "track", *CARRIED,
+    }  # fmt: skip
     assert set(inspect.signature(defend.defend).parameters) == {"defence", "run", "weights", *CARRIED}
-    assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "store"}
+    assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "schema", "store"}
 
 
 def test_lists_may_be_repeated_or_joined(ismn, capture) -> None:

@@ -107,6 +107,7 @@ def recipes(draw: st.DrawFn) -> MatrixRecipe:
         "weights": draw(st.sampled_from(["auto", "released"])),
         "stand_in_for": draw(st.sampled_from([None, "celeba"])),
         "seed": draw(st.integers(0, 3)),
+        "search": draw(st.sampled_from(["auto", "fp32", "bf16"])),
         "batch_size": draw(st.sampled_from([32, 100])),
     }
     recipe = validate(mapping)
