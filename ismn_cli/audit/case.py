@@ -128,7 +128,8 @@ class Case:
         for index, part in enumerate(_chunks(who)):
             x, y = self.x[part.to(self.x.device)], self.y[part.to(self.y.device)]
             watched = Watched(self.model, x, y, spec.threat)
-            crafted = craft_batch(watched, attack, x, y, spec.threat, derive(self.seed, spec.key(), index))
+            seed = derive(self.seed, spec.key(), index)
+            crafted = craft_batch(watched, attack, x, y, spec.threat, seed, together=True)
             parts.append(_part(crafted, read(self.model, crafted.adversarial, self.seed), watched))
         return _joined(parts, self.x)
 

@@ -151,7 +151,7 @@ def _after_step(case: Case, labels: Tensor) -> list[bool] | None:
     """Return which samples are right after an FGSM step away from ``labels``; None where it failed."""
     attack = make_attack(AttackSpec(method="fgsm", threat=case.threat), case.num_classes)
     seed = derive(case.seed, "label-leaking")
-    crafted = craft_batch(case.model, attack, case.x, labels, case.threat, seed)
+    crafted = craft_batch(case.model, attack, case.x, labels, case.threat, seed, together=True)
     if crafted.failed.any():
         return None
     answers = read(case.model, crafted.adversarial, case.seed).logits.argmax(1)

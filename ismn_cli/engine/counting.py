@@ -10,16 +10,16 @@ from ismn_models.pipeline import Reading, Surrogate
 
 
 class Counted(nn.Module):
-    """A model that counts, and always sees whole groups of images (see `groups.filled`).
+    """A model that counts. With ``whole_groups`` it always sees whole groups of images (see `groups.filled`).
 
     ``forwards`` counts images [N, ...] that went in, ``backwards`` images whose gradient came back to the
     logits or to the margin: an attack that differentiates every class by itself is counted once a class. A
     model that is itself made of several passes says so (`cost_of`), and each image counts that often.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, whole_groups: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.whole_groups = model, whole_groups
         self.cost = cost_of(model)
         self.forwards = 0
         self.backwards = 0
@@ -32,7 +32,7 @@ class Counted(nn.Module):
         """Return the model's logits for x [N, ...]."""
         self.forwards += self.cost * self._images(len(x))
         with as_drawn():
-            logits = self.model(filled(x))[: len(x)]
+            logits = self.model(self._shown(x))[: len(x)]
         return self._watched(logits)
 
     def look(self, x: Tensor) -> Reading:
@@ -41,8 +41,11 @@ class Counted(nn.Module):
             return Reading(self(x))
         self.forwards += self.cost * self._images(len(x))
         with as_drawn():
-            logits, margin = self.model.look(filled(x))
+            logits, margin = self.model.look(self._shown(x))
         return Reading(self._watched(logits[: len(x)]), None if margin is None else self._watched(margin[: len(x)]))
+
+    def _shown(self, x: Tensor) -> Tensor:
+        return filled(x) if self.whole_groups else x
 
     def _images(self, n: int) -> int:
         return n if self.images is None else min(n, self.images)

@@ -54,13 +54,14 @@ class Crafted:
 
 
 def craft_batch(
-    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat: ThreatModel, seed: int, together: bool = False
 ) -> Crafted:
     """Attack ``model`` on x float32 [N, C, H, W] in [0, 1] with labels y int64 [N].
 
     What becomes of an image does not depend on the others: images are attacked in groups (see `groups`), each on the
     same random numbers (see `Common`), and the model always sees whole groups; on the CPU in L-inf that is so to the
-    last bit. Not for an attack that is made for all images together, and says so with ``together``.
+    last bit. Not where all are attacked ``together``, on draws of their own, as an attack may ask that makes one
+    perturbation for all.
 
     The model is in eval mode and its parameters take no gradients while it is attacked; mode, gradients and
     the global random generators are as before afterwards. Whatever the attack returns is clipped to the ball
@@ -68,10 +69,12 @@ def craft_batch(
     range or of another type, and when memory runs out: neither says anything about the attack.
     """
     _check(x, y)
-    start, counted = time.perf_counter(), Counted(model)
+    together = together or getattr(attack, "together", False)
+    start, counted = time.perf_counter(), Counted(model, whole_groups=not together)
     with evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
         counted.eval()
-        proposed, said = _proposals(attack, counted, x, y, seed)
+        propose = _at_once if together else _in_groups
+        proposed, said = propose(attack, counted, x, y, seed)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
@@ -97,11 +100,13 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _proposals(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
+def _at_once(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
+    with isolated(seed):
+        return _propose(attack, model, x, y) if len(x) else Proposed(x)
+
+
+def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
     """Return the attack's images for every group of x, and what it said, once."""
-    if getattr(attack, "together", False):
-        with isolated(seed):
-            return _propose(attack, model, x, y) if len(x) else Proposed(x)
     images: list[Tensor] = [x[:0]]
     said: list[str] = []
     for rows in groups(x):
@@ -117,7 +122,7 @@ def _propose(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
 
     An attack with ``whole_groups`` is given a group filled up with copies.
     """
-    whole = getattr(attack, "whole_groups", False)
+    whole = model.whole_groups and getattr(attack, "whole_groups", False)
     model.images = len(x)
     try:
         answer = attack(model, *((filled(each) if whole else each).detach().clone() for each in (x, y)))

@@ -113,9 +113,8 @@ def test_attacks_return_the_same_watched_or_not(method: str) -> None:
     from ismn_cli.engine.rng import derive
 
     who = case.attacked
-    bare = craft_batch(
-        case.model, make_attack(spec, zoo.CLASSES), case.x[who], case.y[who], spec.threat, derive(0, spec.key(), 0)
-    )
+    attack, seed = make_attack(spec, zoo.CLASSES), derive(0, spec.key(), 0)
+    bare = craft_batch(case.model, attack, case.x[who], case.y[who], spec.threat, seed, together=True)
     assert torch.equal(bare.adversarial, case.base.images)
     assert len(case.base.paths[0].steps.who) > 0
 

@@ -48,7 +48,7 @@ def findings(method: str) -> tuple[Finding, ...]:
         ("ReturnsLast", {"AT02", "AT07"}, WEAK),
         ("SmallBall", {"AT07", "BT01"}, WEAK),
         ("SignFlip", {"AT07", "AT05", "GM04", "GM05", "BT01"}, WEAK),
-        ("TinyStep", {"AT03", "AT05", "AT07"}, WEAK),
+        ("TinyStep", {"AT03", "AT07"}, WEAK),
         ("IgnoresRestarts", {"AT01"}, set()),
         ("ReturnsClean", {"AT02", "AT07"}, WEAK),
         ("LargeBall", {"AT07"}, set()),
