@@ -18,7 +18,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/systems.md", "docs/trackers.md", "docs/report-format.md")
 FEW_STEPS = ["attack.params.pgd-ensemble.steps=3", "attack.eps=8/255"]
-FEW_QUERIES = ["attack.params.square.n_queries=10"]
 TINY = [
     "dataset.image_size=32",
     *(f"training.{name}.epochs=1" for name in ("base", "celebanet", "lad", "ismn")),
@@ -33,7 +32,10 @@ SHORTER = {
     "ismn claims table3 --limit 100 --data-dir DIR": ["--limit", "4"],
     "ismn train --dataset cifar10": ["--limit", "20", "--epochs", "1", "config.detector_images=10"],
     "ismn run table3-cifar10 --limit 1000 --data-dir DIR": ["--limit", "10"],
-    "ismn run matrix-cifar10 --limit 200 --data-dir DIR": ["--limit", "2", *FEW_QUERIES, *FEW_STEPS],
+    "ismn run matrix-cifar10 --limit 200 --data-dir DIR": [
+        "--limit", "2", "attack.eps=8/255", "defence=[none, ismn, prn, jpeg]", "optional=[prn]",
+        "knowledge=[gray, white]", "attack.method_at={}", "attack.params={}",
+    ],
     "ismn run ablation-cifar10 --limit 200 --data-dir DIR": ["--limit", "4", *FEW_STEPS],
     "ismn run table4-celeba --data-dir FACES dataset.name=folder": [*TINY, "--limit", "8", *FEW_STEPS],
     "ismn run train-magnet-mnist --data-dir DIGITS": ["--limit", "40", "epochs=1"],
