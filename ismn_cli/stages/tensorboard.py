@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class TensorBoard:
     def __init__(self, *, run: str, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        _await_a_name_of_its_own(folder / FOLDER)
         self._step = step
         self._writer: Any = SummaryWriter(str(folder / FOLDER), purge_step=step)
 
@@ -48,6 +50,16 @@ class TensorBoard:
     def close(self) -> None:
         """See `Tracker`."""
         self._writer.close()
+
+
+def _await_a_name_of_its_own(folder: Path) -> None:
+    """Wait until no event file of ``folder`` was begun in the present second.
+
+    They are read in the order of their names, which begin with that second and go on with the process's number: one
+    that goes on where another was cut has to come after it.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 def _flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:

@@ -165,6 +165,22 @@ def _await(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
         time.sleep(0.02)
 
 
+def test_what_goes_on_within_a_second_comes_after_what_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from ismn_cli.stages.tensorboard import TensorBoard
+
+    # Event files are read in the order of their names: second, host, process.
+    for process, step, values in ((2, 1, (1.0, 2.0, 3.0)), (1, 2, (5.0, 6.0, 7.0))):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        writer = TensorBoard(run="", folder=tmp_path, step=step)
+        for place, value in enumerate(values):
+            writer.scalar("loss", value, step + place)
+        writer.close()
+    assert events(tmp_path) == {"loss": [(1, 1.0), (2, 5.0), (3, 6.0), (4, 7.0)]}
+
+
 def test_begun_again_it_is_one_curve_too(ismn, store: Store) -> None:
     command = ("train", "--system", "classifier", "--epochs", "2", "--fresh", "--track", "tensorboard")
     assert ismn(*command).code == 0
