@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.findings import Finding
 from ismn_cli.core.recipes import DataChoice
+from ismn_cli.core.references import is_reference
 from ismn_cli.core.specs import DataKind
 from ismn_cli.core.store import Store
-from ismn_cli.stages.user_models import UserModel, is_reference, load_user_model
+from ismn_cli.stages.user_models import UserModel, load_user_model
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 
 from ismn_cli.core.errors import UsageError, unknown_name
+from ismn_cli.core.references import is_reference, load_attribute
 from ismn_cli.core.runs import Run
 from ismn_cli.core.tracking import Opener, Openers, Tracker
 from ismn_cli.stages import tensorboard
-from ismn_cli.stages.user_models import is_reference, load_attribute
 
 _LOG = logging.getLogger("ismn")
 NO_TRACKERS: Openers = {}
@@ -36,9 +36,7 @@ def _opener(name: str) -> Opener:
         return _tensorboard()
     if not is_reference(name):
         raise unknown_name("tracker", name, [tensorboard.FOLDER])
-    if ":" not in name:
-        raise UsageError(f"'{name}' does not say which tracker.", _OWN)
-    found = load_attribute(name)
+    found = load_attribute(name, "tracker")
     try:
         inspect.signature(found).bind(run="", folder=Path(), step=0)
     except (TypeError, ValueError):

@@ -289,7 +289,7 @@ def test_an_accuracy_that_cannot_be_measured_is_left_out(ismn, store: Store, mon
     ("name", "says"),
     [
         ("tensorbord", "Did you mean 'tensorboard'?"),
-        ("own.py", "--track package.module:Name"),
+        ("own.py", "Write own.py:NAME. It has: Broken, Deaf"),
         ("own.py:Linse", "Did you mean 'Lines'?"),
         ("own.py:THING", "cannot be called with run=..., folder=..., step=..."),
         ("own.py:narrow", "cannot be called with run=..., folder=..., step=..."),

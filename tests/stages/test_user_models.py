@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.references import is_reference, load_attribute
 from ismn_cli.engine.normalised import Normalised
 from ismn_cli.stages.checkpoints import PREFIXES, WRAPPERS, load_checkpoint
-from ismn_cli.stages.user_models import UserModel, is_reference, load_attribute, load_user_model
+from ismn_cli.stages.user_models import UserModel, load_user_model
 
 CODE = """
 from torch import nn
