@@ -1,7 +1,7 @@
 """What the user names: path/to/file.py:attr, package.module:attr, or the name of an installed plug-in.
 
 One grammar for models, defences, attacks, data sets and trackers. A built-in name has neither ":" nor "/", and is
-looked up before plug-ins are. Importing runs the user's code; nothing of it is caught here but turned into errors to act on.
+looked up before plug-ins are. Importing runs the user's code; what that raises becomes an error to act on.
 """
 
 from __future__ import annotations
