@@ -108,13 +108,16 @@ def test_places_are_handed_on(ismn, capture, command: str, name: str) -> None:
 
 def test_no_option_is_left_out_of_these_tables() -> None:
     # Trackers are told, and decide nothing: tests/cli/test_track.py.
-    known = {attack.attack: {*ATTACK, *CARRIED, "track"}, train.train: {*TRAIN, *CARRIED, "fresh", "track"}}
+    known = {
+        attack.attack: {*ATTACK, *CARRIED, "defence_arg", "track"},  # see tests/cli/test_cli_user_code.py
+        train.train: {*TRAIN, *CARRIED, "fresh", "track"},
+    }
     for function, names in known.items():
         assert set(inspect.signature(function).parameters) == names
     assert set(inspect.signature(run.run).parameters) == {
         "recipe", "overrides", "limit", "plan", "track", *CARRIED,
     }  # fmt: skip
-    assert set(inspect.signature(defend.defend).parameters) == {"defence", "run", "weights", *CARRIED}
+    assert set(inspect.signature(defend.defend).parameters) == {"defence", "defence_arg", "run", "weights", *CARRIED}
     assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "schema", "store"}
 
 
