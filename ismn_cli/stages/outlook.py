@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ismn_cli.core.catalogue import SYSTEMS, SystemEntry, find, load
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.forecast import Forecast
 from ismn_cli.core.outlook import Footprint, Outlook, PlannedSystem, PlannedTraining
 from ismn_cli.core.recipes import MatrixRecipe, Recipe, TrainRecipe
 from ismn_cli.core.runs import run_id_of
 from ismn_cli.core.specs import Cell, DataKind, Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.stages.footprints import Place, attack_footprint, stage_facts, training_footprints
+from ismn_cli.stages.forecast import forecast
 from ismn_cli.stages.plan import Matrix, resolve_attacks, sources_of
 from ismn_cli.stages.resolve import Resolved, finished, needs_base_only, resolve
 from ismn_cli.stages.steps import Steps
@@ -97,11 +99,24 @@ def outlook(
 
     Raises UsageError for what would stop the recipe before its work begins; systems without weights are listed.
     """
+    return expected(recipe, store, data_dir, device, on_progress, timed=False)[0]
+
+
+def expected(
+    recipe: Recipe,
+    store: Store,
+    data_dir: Path | None,
+    device: str,
+    on_progress: OnProgress = lambda *_: None,
+    timed: bool = True,
+) -> tuple[Outlook, Forecast | None]:
+    """Return the outlook of ``recipe`` and, where ``timed``, the time and disk of a matrix; see `outlook`."""
     from ismn_cli.engine.device import pick_device
     from ismn_cli.engine.memory import free_bytes
 
     chosen = pick_device(device)
     memory = free_bytes(chosen)
+    costs = None
     if isinstance(recipe, TrainRecipe):
         trainings = {recipe.name: _found(plan_training(recipe, store, data_dir, device), store)}
         images, systems = trainings[recipe.name].plan.test, tuple[PlannedSystem, ...]()
@@ -111,15 +126,20 @@ def outlook(
         images, systems = matrix.images, _planned(matrix, rows, store)
         tell = _telling(on_progress, len(trainings) + len(rows) * len(matrix.attacks))
         footprints = [*_of_trainings(trainings, memory, tell), *_of_attacks(matrix, rows, memory, tell)]
-    return Outlook(
-        recipe=recipe.name,
-        dataset=images.kind.dataset,
-        images=len(images),
-        systems=systems,
-        trainings=tuple(training.planned(name) for name, training in trainings.items()),
-        footprints=tuple(footprints),
-        memory=memory,
-        device=str(chosen),
+        if timed and matrix.systems:
+            costs = forecast(matrix, store, on_progress, tuple(row.name for row in rows if row.resolved is None))
+    return (
+        Outlook(
+            recipe=recipe.name,
+            dataset=images.kind.dataset,
+            images=len(images),
+            systems=systems,
+            trainings=tuple(training.planned(name) for name, training in trainings.items()),
+            footprints=tuple(footprints),
+            memory=memory,
+            device=str(chosen),
+        ),
+        costs,
     )
 
 
