@@ -81,8 +81,9 @@ def _bought(found: Forecast, budget: float) -> int:
     images = found.affordable(budget)
     if not images:
         raise UsageError(
-            f"{duration(budget)} is too little: one image takes about {duration(found.seconds(1))}, of which "
-            f"{duration(found.fixed_seconds)} are self-tests, made once.",
+            f"{duration(budget)} is too little: one image takes about "
+            f"{duration(found.seconds(1) - found.fixed_seconds)}, and the self-tests of the attacks, made once, "
+            f"{duration(found.fixed_seconds)}.",
             "Give more, or leave out the dearest attack of the table that `ismn plan` prints without --budget.",
         )
     return images

@@ -73,26 +73,28 @@ def _both(model: Counted, x: Tensor) -> None:
         torch.autograd.grad(total, x, allow_unused=True)
 
 
-def passes_of(attack: Attack, threat: ThreatModel, channels: int, classes: int, guarded: bool) -> tuple[int, int]:
-    """Return how many passes forward and backward the attack makes on one image that holds throughout.
+def passes_of(
+    attack: Attack, threat: ThreatModel, channels: int, classes: int, *, guarded: bool = False, falls: bool = False
+) -> tuple[int, int]:
+    """Return how many passes forward and backward the attack makes on one image that holds throughout, or ``falls``.
 
-    It is counted on a classifier that nothing moves, ``guarded`` by a detector that flags nothing where one stands in
-    the attack's way. Of one on which samples fall it makes fewer.
+    It is counted on a classifier that nothing moves, or one that anything does, ``guarded`` by a detector that flags
+    nothing where one stands in the attack's way.
     """
-    firm = _Firm(channels * SIDE * SIDE, classes)
+    firm = _Linear(channels * SIDE * SIDE, classes, slope=10.0 if falls else 1e-4)
     model: nn.Module = Surrogate(firm, firm.read) if guarded else firm
     x = torch.full((SIZE, channels, SIDE, SIDE), 0.5)  # a whole group: none of them is there to fill it up
     crafted = craft_batch(model.eval(), attack, x, torch.zeros(SIZE, dtype=torch.int64), threat, 0)
     return crafted.forwards // SIZE, crafted.backwards // SIZE
 
 
-class _Firm(nn.Module):
-    """Answers the first class by far, with gradients that lead nowhere near another."""
+class _Linear(nn.Module):
+    """Answers the first class on grey by far; whether another is near hangs on the ``slope``."""
 
-    def __init__(self, pixels: int, classes: int) -> None:
+    def __init__(self, pixels: int, classes: int, slope: float) -> None:
         super().__init__()
-        slope = torch.linspace(-1e-4, 1e-4, pixels * classes).reshape(pixels, classes)
-        self.slope, self.first = nn.Parameter(slope), nn.Parameter(10 * torch.eye(classes)[0])
+        self.slope = nn.Parameter(slope * torch.randn(pixels, classes, generator=torch.Generator().manual_seed(0)))
+        self.first = nn.Parameter(10 * torch.eye(classes)[0] - 0.5 * self.slope.detach().sum(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [N, K]."""

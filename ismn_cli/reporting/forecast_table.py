@@ -10,13 +10,16 @@ REMARK = (
     "attacks on survivors that were tried count what they left."
 )
 
+NAMED = 3
+"""Systems whose names fit into a row."""
+
 
 def forecast_sheet(found: Forecast, images: int) -> Sheet:
     """Return the table for so many ``images``."""
-    head = ("attack", "knowledge", "cells", "images", "passes each", "ms each", "time", "disk")
+    head = ("attack", "knowledge", "systems", "images", "passes each", "ms each", "time", "disk")
     rows = tuple(_row(charge, images) for charge in found.charges)
     tests = ("self-tests", "-", "-", "-", "-", "-", duration(found.fixed_seconds), "-")
-    whole = ("all", "-", str(sum(len(c.systems) for c in found.charges)), f"{images:,}", "-", "-",
+    whole = ("all", "-", "-", f"{images:,}", "-", "-",
              duration(found.seconds(images)), size(found.bytes(images)))  # fmt: skip
     return Sheet("Time and disk", head, (*rows, *([tests] if found.fixed_seconds else []), whole))
 
@@ -49,13 +52,17 @@ def size(count: float) -> str:
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.2f} GiB"
 
 
+def _names(systems: tuple[str, ...]) -> str:
+    return ", ".join(systems) if len(systems) <= NAMED else f"{len(systems)}, {systems[0]} first"
+
+
 def _row(charge: Charge, images: int) -> tuple[str, ...]:
     passes = charge.forwards + charge.backwards
     attacked = images * charge.share
     return (
         charge.attack or "(answers without attack)",
         charge.knowledge,
-        str(len(charge.systems)),
+        _names(charge.systems),
         f"{attacked:,.0f}" if charge.attack else f"{images:,}",
         f"{passes:,.0f}" if charge.attack else "-",
         f"{1000 * charge.craft_seconds:,.1f}" if charge.attack else "-",

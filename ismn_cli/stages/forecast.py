@@ -72,12 +72,12 @@ def _cells(matrix: Matrix) -> list[Cell]:
 
 
 def _self_tests(matrix: Matrix, store: Store, jobs: list[Job], pilot: _Pilot) -> float:
-    """Return the seconds of the self-tests that are to come: on victims about as dear as the first system's base."""
+    """Return the seconds of the self-tests that are to come: on victims that fall, each as dear as the base."""
     from ismn_cli.stages.self_test import untested
 
     base = pilot.pace_of("base", matrix.systems[0].pipeline.base)
     specs = untested(store, (cell for job in jobs for _, cell in job.cells))
-    return sum(TESTED * base.seconds(*pilot.passes(spec, False)) for spec in specs)
+    return sum(TESTED * base.seconds(*pilot.passes(spec, falls=True)) for spec in specs)
 
 
 class _Pilot:
@@ -93,7 +93,7 @@ class _Pilot:
         self.alive: dict[tuple[str, str], Tensor] = {}
         self._judged: dict[str, tuple[float, Tensor]] = {}
         self._paces: dict[str, Pace] = {}
-        self._passes: dict[tuple[str, bool], tuple[int, int]] = {}
+        self._passes: dict[tuple[str, bool, bool], tuple[int, int]] = {}
 
     def clean(self, systems: list[Resolved]) -> list[Charge]:
         """Return the charge of the answers without attack, if any are missing."""
@@ -145,7 +145,7 @@ class _Pilot:
         owner = f"{job.cells[0][0].subject.key()} {job.knowledge} {job.attack.eot}"
         forwards = backwards = seconds = 0.0
         for name, view in job.views().items():
-            made = self.passes(job.attack, self._guarded(view))
+            made = self.passes(job.attack, guarded=self._guarded(view))
             forwards, backwards = forwards + made[0], backwards + made[1]
             seconds += self.pace_of(f"{owner} {name}", view).seconds(*made)
         return forwards, backwards, seconds
@@ -158,16 +158,18 @@ class _Pilot:
             self._paces[key] = pace(view, self.x)
         return self._paces[key]
 
-    def passes(self, attack: AttackSpec, guarded: bool) -> tuple[int, int]:
-        """Return the attack's passes on an image that holds, counted once."""
+    def passes(self, attack: AttackSpec, *, guarded: bool = False, falls: bool = False) -> tuple[int, int]:
+        """Return the attack's passes on an image that holds, or ``falls``, counted once."""
         from ismn_cli.attacks.adapter import make_attack
         from ismn_cli.engine.pace import passes_of
 
-        key = attack.key(), guarded
+        key = attack.key(), guarded, falls
         if key not in self._passes:
             classes = len(self.matrix.images.classes)
-            made = passes_of(make_attack(attack, classes), attack.threat, self.x.shape[1], classes, guarded)
-            self._passes[key] = made
+            made = make_attack(attack, classes)
+            self._passes[key] = passes_of(
+                made, attack.threat, self.x.shape[1], classes, guarded=guarded, falls=falls
+            )
         return self._passes[key]
 
     def _guarded(self, view: nn.Module) -> bool:

@@ -26,7 +26,7 @@ def test_every_attack_is_in_the_list() -> None:
 @pytest.mark.parametrize("method", [name for name in ATTACKS if PASSES[name] < DEAR])
 def test_the_list_is_what_is_counted(method: str) -> None:
     found = spec(method)
-    forwards, backwards = passes_of(make_attack(found, 10), found.threat, 3, 10, guarded=False)
+    forwards, backwards = passes_of(make_attack(found, 10), found.threat, 3, 10)
     # What is firm at 16 pixels a side may let a search end a little sooner or later than elsewhere.
     assert forwards + backwards == pytest.approx(PASSES[method], rel=0.25, abs=1)
 
@@ -43,3 +43,11 @@ def test_passes_grow_with_what_repeats_them(method: str) -> None:
 def test_cheap_attacks_come_before_dear_ones_that_break_no_more() -> None:
     order = sorted((spec(m) for m in ("autoattack", "square", "pgd-ensemble", "pgd", "fgsm")), key=price)
     assert [each.method for each in order] == ["fgsm", "pgd", "pgd-ensemble", "square", "autoattack"]
+
+
+@pytest.mark.parametrize("method", ["pgd-ensemble", "deepfool", "autoattack"])
+def test_what_falls_is_cheaper_where_an_attack_stops(method: str) -> None:
+    found = spec(method)
+    attack = make_attack(found, 10)
+    falls = passes_of(attack, found.threat, 3, 10, falls=True)
+    assert 1 <= sum(falls) < PASSES[method] / 3
