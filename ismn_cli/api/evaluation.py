@@ -43,7 +43,7 @@ class Evaluation:
 
     def table(self) -> DataFrame:
         """Return one row per cell and worst case; the columns are those of `ismn report --format csv`."""
-        return self._report.frame.copy()
+        return self._report.frame()
 
     def worst_case(self) -> DataFrame:
         """Return the headline: per system and level, the share of images that outlives every attack.

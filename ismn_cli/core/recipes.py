@@ -109,7 +109,8 @@ class MatrixRecipe(Frozen):
     attack: AttackGrid = AttackGrid()
     survivors: bool = False
     """Whether an attack leaves out what the attacks before it have broken: at the same knowledge level, on the same
-    defence, at this eps or a smaller one. Each cell then shows the worst case so far, at a fraction of the cost.
+    defence, at this eps or a smaller one, the cheap ones first. Each cell then shows the worst case so far, at a
+    fraction of the cost.
     Gray-box and transferred examples are shared by all defences and always made in full."""
     transfer: Annotated[tuple[str, ...], OneOrMore] = ("at",)
     """Black-box attacks that need gradients are made on these systems, together, and transferred. "name@RUN" takes

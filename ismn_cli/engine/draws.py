@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _SIZED = {torch.rand, torch.randn, torch.randint}
-_LIKE = {torch.rand_like, torch.randn_like, torch.randint_like, torch.bernoulli}
-_IN_PLACE = {Tensor.uniform_, Tensor.normal_, Tensor.random_, Tensor.bernoulli_, Tensor.exponential_}
+_LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
+_IN_PLACE = {Tensor.uniform_, Tensor.normal_, Tensor.bernoulli_}
 _IMAGES, _LOGITS = 4, 2
 """Dimensions of [N, C, H, W] and [N, K]. Other draws are for no image in particular, such as a square's place."""
 

@@ -11,7 +11,7 @@ from ismn_cli.reporting.figures import Measure, column, has, number, of_ceiling,
 from ismn_cli.reporting.layout import MISSING, Column, Sheet
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.sections import Section, sections
-from ismn_cli.reporting.table import Report, Row, comparison, rows_of
+from ismn_cli.reporting.table import Report, Row, comparison
 
 CAPTION = (
     "Rates in % with their 95 % Wilson interval; ↑ higher, ↓ lower is better for the system. "
@@ -45,8 +45,8 @@ MEASURES = (
 )
 def attack_report(results: Sequence[CellResult], title: str = "Attack", ceilings: Iterable[Ceiling] = ()) -> Report:
     """Return the report on attacked cells: a column per attack and level, a group per defence."""
-    frame = comparison(results, ceilings)
-    return Report(title, CAPTION, frame, notes(rows_of(frame)), layout)
+    rows = comparison(results, ceilings)
+    return Report(title, CAPTION, rows, notes(rows), layout)
 
 
 def layout(rows: Sequence[Row]) -> list[Sheet]:

@@ -11,7 +11,7 @@ from ismn_cli.reporting.columns import IDENTITY, Column
 from ismn_cli.reporting.layout import Column as SheetColumn
 from ismn_cli.reporting.layout import Sheet
 from ismn_cli.reporting.sections import images_text
-from ismn_cli.reporting.table import Report, Row, Value, frame_of, one_line, percent
+from ismn_cli.reporting.table import Report, Row, Value, one_line, percent, tidy
 
 CAPTION = (
     "The most that a classifier which always answers, whatever it is, can be right on when an attacker may move every "
@@ -34,7 +34,7 @@ COLUMNS = (
 
 def ceiling_report(ceilings: Sequence[Ceiling]) -> Report:
     """Return the report on ``ceilings``, all of one set of images and one norm."""
-    return Report("Ceiling", CAPTION, frame_of([_row(top) for top in ceilings], COLUMNS), NOTES, layout, COLUMNS)
+    return Report("Ceiling", CAPTION, tidy([_row(top) for top in ceilings], COLUMNS), NOTES, layout, COLUMNS)
 
 
 def layout(rows: Sequence[Row]) -> list[Sheet]:

@@ -12,7 +12,7 @@ from ismn_cli.reporting.columns import IDENTITY, Column
 from ismn_cli.reporting.layout import MISSING, UNDEFINED, Lines, Sheet
 from ismn_cli.reporting.layout import Column as Set
 from ismn_cli.reporting.sections import KNOWLEDGE, images_text
-from ismn_cli.reporting.table import Report, Row, Value, attack_columns, frame_of, identity, percent
+from ismn_cli.reporting.table import Report, Row, Value, attack_columns, identity, percent, tidy
 
 CAPTION = (
     "Published figures in %, and what was measured (difference in points) with its 95 % interval, one table for each "
@@ -61,7 +61,7 @@ def claims_report(claims: Claims, comparisons: Sequence[Comparison]) -> Report:
     rows = [_row(claims, found) for found in comparisons]
     rows += [_summary(claims, fit, rank) for rank, fit_of in enumerate(ranked, 1) for fit in fit_of.values()]
     told = notes(claims, comparisons, ranked)
-    return Report(claims.summary, CAPTION, frame_of(rows, COLUMNS), tuple(told), _layout, COLUMNS)
+    return Report(claims.summary, CAPTION, tidy(rows, COLUMNS), tuple(told), _layout, COLUMNS)
 
 
 def _row(claims: Claims, found: Comparison) -> dict[str, Value]:

@@ -16,7 +16,7 @@ from ismn_cli.reporting.paired_table import method_notes, paired_rows, paired_sh
 from ismn_cli.reporting.run_differences import not_comparable
 from ismn_cli.reporting.run_pairs import Compared, RunPair, run_pairs
 from ismn_cli.reporting.sections import IMAGES, images_text, short, title, values
-from ismn_cli.reporting.table import Report, Row, Value, frame_of, one_line, rows_of
+from ismn_cli.reporting.table import Report, Row, Value, one_line, tidy
 
 CAPTION = (
     "A is {first}, B is {second}. Images answered right and not refused, in %, with the 95 % Wilson interval; worst "
@@ -57,10 +57,10 @@ def compare_report(
         raise not_comparable(records, first, second)
     rows = paired_rows([one.pair for one in found.pairs])
     names = {"first_run": records[0].id, "second_run": records[1].id}
-    frame = frame_of([row | names | _flips(one) for row, one in zip(rows, found.pairs, strict=True)], COLUMNS)
-    notes = tuple(_notes(rows_of(frame), found))
+    table = tidy([row | names | _flips(one) for row, one in zip(rows, found.pairs, strict=True)], COLUMNS)
+    notes = tuple(_notes(table, found))
     caption = CAPTION.format(first=records[0].id, second=records[1].id)
-    return Report(f"{records[0].id} against {records[1].id}", caption, frame, notes, _layout, COLUMNS)
+    return Report(f"{records[0].id} against {records[1].id}", caption, table, notes, _layout, COLUMNS)
 
 
 def _empty_hint(record: RunRecord) -> str:

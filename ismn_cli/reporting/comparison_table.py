@@ -20,7 +20,7 @@ from ismn_cli.reporting.lines import Line, ceiling_line, lines_of
 from ismn_cli.reporting.notes import notes, standing_in
 from ismn_cli.reporting.sections import Section, sections
 from ismn_cli.reporting.seeds import over_seeds
-from ismn_cli.reporting.table import Report, Row, frame_of, rows_of, with_ceilings, with_doubts
+from ismn_cli.reporting.table import Report, Row, tidy, with_ceilings, with_doubts
 from ismn_cli.reporting.worst_rows import worst_rows
 
 CAPTION = "Accuracy in %, higher is better, with its 95 % Wilson interval. clean: without attack."
@@ -52,9 +52,9 @@ def comparison_report(
     tops = ceilings([digest.cell for digest in passed]) if callable(ceilings) else ceilings
     found = with_doubts(with_ceilings([*(digest.row for digest in passed), *worst], tops), unreliable)
     columns = COLUMNS + balance_columns(found)
-    rows = rows_of(frame := frame_of(found, columns))
+    rows = tidy(found, columns)
     caption = CAPTION + (WORST_CAPTION if worst else "") + (CEILING_CAPTION if ceiling_line(rows) else "")
-    return Report(title, caption, frame, (*standing_in(rows, stand_in_for), *notes(rows)), layout, columns)
+    return Report(title, caption, rows, (*standing_in(rows, stand_in_for), *notes(rows)), layout, columns)
 
 
 def layout(rows: Sequence[Row]) -> list[Sheet]:

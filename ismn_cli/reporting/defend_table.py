@@ -11,7 +11,7 @@ from ismn_cli.reporting.figures import column, of_ceiling, of_numbers, of_rate
 from ismn_cli.reporting.layout import Column, Sheet
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.sections import Section, sections
-from ismn_cli.reporting.table import Report, Row, comparison, rows_of
+from ismn_cli.reporting.table import Report, Row, comparison
 
 CAPTION = (
     "Rates in % with their 95 % Wilson interval; ↑ higher, ↓ lower is better. Accountings of a refusal: strict, it is "
@@ -35,8 +35,8 @@ COST = (of_numbers("latency, ms per image ↓", "latency_ms"),)
 
 def defend_report(results: Sequence[CellResult], title: str = "Defences", ceilings: Iterable[Ceiling] = ()) -> Report:
     """Return the report on defences: a table per attack and level, a column per defence."""
-    frame = comparison(results, ceilings)
-    return Report(title, CAPTION, frame, notes(rows_of(frame)), layout)
+    rows = comparison(results, ceilings)
+    return Report(title, CAPTION, rows, notes(rows), layout)
 
 
 def layout(rows: Sequence[Row]) -> list[Sheet]:

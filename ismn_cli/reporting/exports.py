@@ -6,7 +6,7 @@ import re
 from json import dumps
 from typing import Any
 
-from ismn_cli.reporting.table import Report, rows_of
+from ismn_cli.reporting.table import Report
 
 SCHEMA_VERSION = 1
 _FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")
@@ -19,7 +19,8 @@ def csv(report: Report) -> str:
     A text that begins as a formula does has an apostrophe before it, so that a spreadsheet shows it.
     """
     texts = [column.name for column in report.columns if column.kind == "string"]
-    shown = report.frame.assign(**{name: report.frame[name].map(inert) for name in texts})
+    frame = report.frame()
+    shown = frame.assign(**{name: frame[name].map(inert) for name in texts})
     text: str = shown.to_csv(index=False, lineterminator="\n")
     return text
 
@@ -42,6 +43,6 @@ def json(report: Report) -> str:
         "caption": report.caption,
         "notes": report.notes,
         "columns": {column.name: column.meaning for column in report.columns},
-        "rows": rows_of(report.frame),
+        "rows": report.rows,
     }
     return dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"

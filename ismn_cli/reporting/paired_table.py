@@ -13,7 +13,7 @@ from ismn_cli.reporting.layout import UNDEFINED, Lines, Sheet
 from ismn_cli.reporting.layout import Column as Set
 from ismn_cli.reporting.pairs import Pair, pairs
 from ismn_cli.reporting.sections import IMAGES, KNOWLEDGE, attack_labels, images_text, short, title, values
-from ismn_cli.reporting.table import Report, Row, Value, frame_of, identity, percent, rate_figures, rows_of
+from ismn_cli.reporting.table import Report, Row, Value, identity, percent, rate_figures, tidy
 from ismn_cli.reporting.worst_rows import ALL
 
 CAPTION = (
@@ -50,9 +50,9 @@ COLUMNS = (
 
 def paired_report(results: Iterable[CellResult], first: str, second: str) -> Report:
     """Return the comparison of two systems over every cell that they have in common. Raises UsageError."""
-    frame = frame_of(paired_rows(pairs(results, first, second)), COLUMNS)
+    rows = tidy(paired_rows(pairs(results, first, second)), COLUMNS)
     caption = CAPTION.format(first=first, second=second)
-    return Report(f"{first} against {second}", caption, frame, tuple(_notes(rows_of(frame))), _layout, COLUMNS)
+    return Report(f"{first} against {second}", caption, rows, tuple(_notes(rows)), _layout, COLUMNS)
 
 
 def paired_rows(found: Sequence[Pair]) -> list[dict[str, Value]]:

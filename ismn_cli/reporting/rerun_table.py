@@ -13,7 +13,7 @@ from ismn_cli.reporting.layout import MISSING, Lines, Sheet
 from ismn_cli.reporting.layout import Column as Set
 from ismn_cli.reporting.paired_table import trial_labels
 from ismn_cli.reporting.sections import images_text
-from ismn_cli.reporting.table import Report, Row, Value, attack_columns, frame_of, identity, one_line, rows_of
+from ismn_cli.reporting.table import Report, Row, Value, attack_columns, identity, one_line, tidy
 
 CAPTION = (
     "Each cell computed again from its record, with the same weights, images, attacks, seed and batch size. right: "
@@ -36,9 +36,9 @@ def rerun_report(
     name: str, repeated: Sequence[Repeated], then: Environment | None, now: Environment
 ) -> Report:
     """Return the comparison of a result called ``name`` with its repetition."""
-    frame = frame_of([_row(one) for one in repeated], COLUMNS)
-    notes = tuple(_notes(rows_of(frame), environment_differences(then, now)))
-    return Report(f"{name}, repeated", CAPTION, frame, notes, _layout, COLUMNS)
+    rows = tidy([_row(one) for one in repeated], COLUMNS)
+    notes = tuple(_notes(rows, environment_differences(then, now)))
+    return Report(f"{name}, repeated", CAPTION, rows, notes, _layout, COLUMNS)
 
 
 def all_identical(repeated: Sequence[Repeated]) -> bool:

@@ -32,28 +32,34 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Report:
-    """The table object: ``frame`` in its ``columns``, what to say about it, its layout for people."""
+    """The table object: ``rows`` in its ``columns``, what to say about it, its layout for people."""
 
     title: str
     caption: str
-    frame: DataFrame
+    rows: list[Row]
     notes: tuple[str, ...]
     layout: Callable[[list[Row]], list[Sheet]]
     columns: tuple[Column, ...] = COLUMNS
 
     def sheets(self) -> list[Sheet]:
         """Return the table as people read it."""
-        return self.layout(rows_of(self.frame))
+        return self.layout(self.rows)
+
+    def frame(self) -> DataFrame:
+        """Return the table as a pandas one, each column of its kind."""
+        import pandas as pd
+
+        return pd.DataFrame({c.name: pd.array([row[c.name] for row in self.rows], dtype=c.kind) for c in self.columns})
 
     def without_clock(self) -> Report:
         """Return the report without the columns that time something: the same for the same results, always."""
         kept = tuple(column for column in self.columns if not column.clock)
-        return replace(self, frame=self.frame[[column.name for column in kept]], columns=kept)
+        return replace(self, rows=tidy(self.rows, kept), columns=kept)
 
 
-def comparison(results: Iterable[CellResult], ceilings: Iterable[Ceiling] = ()) -> DataFrame:
-    """Return one row per distinct cell, in the order given; without results, the columns alone."""
-    return frame_of(with_ceilings(cell_rows(results), ceilings), COLUMNS)
+def comparison(results: Iterable[CellResult], ceilings: Iterable[Ceiling] = ()) -> list[Row]:
+    """Return one row per distinct cell, in the order given."""
+    return tidy(with_ceilings(cell_rows(results), ceilings), COLUMNS)
 
 
 def cell_rows(results: Iterable[CellResult]) -> list[dict[str, Value]]:
@@ -82,22 +88,16 @@ def with_doubts(
     return [row | {"unreliable": failed or None} for row, failed in zip(rows, codes, strict=True)]
 
 
-def frame_of(rows: Sequence[Row], columns: Sequence[Column]) -> DataFrame:
-    """Return ``rows`` as a table in ``columns``; what a row does not have is missing."""
-    import pandas as pd
-
-    kinds: dict[str, Any] = {column.name: column.kind for column in columns}
-    values: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in kinds}
-    return pd.DataFrame({name: pd.array(values[name], dtype=kind) for name, kind in kinds.items()})
+def tidy(rows: Iterable[Row], columns: Sequence[Column]) -> list[Row]:
+    """Return ``rows`` in ``columns``, each value of its column's kind; what a row does not have is None."""
+    return [{column.name: _value(row.get(column.name), column.kind) for column in columns} for row in rows]
 
 
-def rows_of(frame: DataFrame) -> list[Row]:
-    """Return the rows of ``frame`` as plain Python values."""
-    import pandas as pd
+_KINDS: dict[str, Callable[[Any], Value]] = {"string": str, "Int64": int, "Float64": float, "boolean": bool}
 
-    names = [str(name) for name in frame.columns]
-    columns = [[None if value is pd.NA else value for value in frame[name].tolist()] for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+def _value(value: Any, kind: str) -> Value:
+    return None if value is None or value != value else _KINDS[kind](value)
 
 
 def one_line(text: str) -> str:

@@ -53,8 +53,9 @@ class Scene:
         for group in groups(clean):
             rows = {row: place for place, row in enumerate(group.tolist())}
             own = [position for position in positions if position - start in rows]
-            if own:
-                take = _Take(self.system.pipeline, filled(clean[group]), filled(adversarial[group]), self._seed())
+            if not own:
+                continue
+            take = _Take(self.system.pipeline, filled(clean[group]), filled(adversarial[group]), self._seed())
             for position in own:
                 row = rows[position - start]
                 yield self._life(position, take, row), take.pictures(row)

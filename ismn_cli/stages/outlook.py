@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ismn_cli.core.catalogue import SYSTEMS, SystemEntry, find, load
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.forecast import Forecast
 from ismn_cli.core.outlook import Footprint, Outlook, PlannedSystem, PlannedTraining
 from ismn_cli.core.recipes import MatrixRecipe, Recipe, TrainRecipe
 from ismn_cli.core.references import running
@@ -21,6 +22,7 @@ from ismn_cli.core.specs import Cell, DataKind, Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.stages.bases import Base
 from ismn_cli.stages.footprints import Place, attack_footprint, stage_facts, training_footprints
+from ismn_cli.stages.forecast import forecast
 from ismn_cli.stages.own_base import check_gradients, on_own_base
 from ismn_cli.stages.plan import Matrix, resolve_attacks, sources_of
 from ismn_cli.stages.resolve import Resolved, finished, needs_base_only, resolve
@@ -101,11 +103,24 @@ def outlook(
 
     Raises UsageError for what would stop the recipe before its work begins; systems without weights are listed.
     """
+    return expected(recipe, store, data_dir, device, on_progress, timed=False)[0]
+
+
+def expected(
+    recipe: Recipe,
+    store: Store,
+    data_dir: Path | None,
+    device: str,
+    on_progress: OnProgress = lambda *_: None,
+    timed: bool = True,
+) -> tuple[Outlook, Forecast | None]:
+    """Return the outlook of ``recipe`` and, where ``timed``, the time and disk of a matrix; see `outlook`."""
     from ismn_cli.engine.device import pick_device
     from ismn_cli.engine.memory import free_bytes
 
     chosen = pick_device(device)
     memory = free_bytes(chosen)
+    costs = None
     if isinstance(recipe, TrainRecipe):
         trainings = {recipe.name: _found(plan_training(recipe, store, data_dir, device), store)}
         images, systems = trainings[recipe.name].plan.test, tuple[PlannedSystem, ...]()
@@ -115,15 +130,20 @@ def outlook(
         images, systems = matrix.images, _planned(matrix, rows, store)
         tell = _telling(on_progress, len(trainings) + len(rows) * len(matrix.attacks))
         footprints = [*_of_trainings(trainings, memory, tell), *_of_attacks(matrix, rows, memory, tell)]
-    return Outlook(
-        recipe=recipe.name,
-        dataset=images.kind.dataset,
-        images=len(images),
-        systems=systems,
-        trainings=tuple(training.planned(name) for name, training in trainings.items()),
-        footprints=tuple(footprints),
-        memory=memory,
-        device=str(chosen),
+        if timed and matrix.systems:
+            costs = forecast(matrix, store, on_progress, tuple(row.name for row in rows if row.resolved is None))
+    return (
+        Outlook(
+            recipe=recipe.name,
+            dataset=images.kind.dataset,
+            images=len(images),
+            systems=systems,
+            trainings=tuple(training.planned(name) for name, training in trainings.items()),
+            footprints=tuple(footprints),
+            memory=memory,
+            device=str(chosen),
+        ),
+        costs,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ismn_cli.core.catalogue import ATTACKS
+from ismn_cli.core.effort import price
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Search, ThreatModel
@@ -97,7 +98,8 @@ class Matrix:
         if not self.recipe.survivors or _shared(knowledge, attack):
             return ()
         chain = [other for other in self.attacks[knowledge] if not _shared(knowledge, other)]
-        chain.sort(key=lambda other: other.threat.eps)  # stable: at one eps in the recipe's order
+        # What is cheap for what it breaks goes first: the dear ones are left with what holds. Stable.
+        chain.sort(key=lambda other: (other.threat.eps, price(other)))
         return tuple(chain[: chain.index(attack)])
 
     def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:

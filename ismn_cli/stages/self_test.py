@@ -35,19 +35,36 @@ def self_tests(
     The victims are the released classifier, bare and behind a median filter, whatever was attacked: what an attack
     can do is not judged by the system that it is to judge.
     """
+    return [_tested(store, group, on_test) for group in _kinds(cells)]
+
+
+def untested(store: Store, cells: Iterable[Cell]) -> list[AttackSpec]:
+    """Return the attacks among ``cells``, one of a kind, whose self-test is still to be made."""
+    specs = map(_spec_of, _kinds(cells))
+    return [spec for spec in specs if store.findings(_key(spec)) is None]
+
+
+def _kinds(cells: Iterable[Cell]) -> list[list[Cell]]:
     kinds: dict[tuple[str, Norm], list[Cell]] = {}
     for cell in cells:
         # What made examples elsewhere cannot be tested here.
         if cell.attack is not None and cell.attack.method in ATTACKS:
             kinds.setdefault((cell.attack.method, cell.attack.threat.norm), []).append(cell)
-    return [_tested(store, group, on_test) for group in kinds.values()]
+    return list(kinds.values())
+
+
+def _spec_of(group: Sequence[Cell]) -> AttackSpec:
+    """Return the attack at its smallest size: the self-test brings it to a size of its own."""
+    return min(map(attack_of, group), key=lambda spec: spec.threat.eps).model_copy(update={"eot": 1})
+
+
+def _key(spec: AttackSpec) -> str:
+    return hashlib.sha256(json.dumps(["self-test", ismn_version(), spec.key()]).encode()).hexdigest()
 
 
 def _tested(store: Store, group: Sequence[Cell], on_test: Callable[[str], None]) -> Finding:
-    """Test the attack at its smallest size: the self-test brings it to a size of its own."""
-    specs = map(attack_of, group)
-    spec = min(specs, key=lambda spec: spec.threat.eps).model_copy(update={"eot": 1})
-    key = hashlib.sha256(json.dumps(["self-test", ismn_version(), spec.key()]).encode()).hexdigest()
+    spec = _spec_of(group)
+    key = _key(spec)
     found = store.findings(key)
     if found is None:
         on_test(f"self-test of {spec.method}")

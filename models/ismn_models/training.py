@@ -104,14 +104,17 @@ def set_lr(optimiser: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def descend(optimiser: Optimizer, loss: Tensor, lr: float, clip: float | None = None) -> None:
-    """Take one step down ``loss``; with ``clip``, the gradient of each parameter group is no longer than that."""
+def descend(
+    optimiser: Optimizer, loss: Tensor, lr: float, clip: float | None = None, by_group: bool = False
+) -> None:
+    """Take one step down ``loss``; with ``clip``, the gradient, or that of each parameter group, is no longer."""
     set_lr(optimiser, lr)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if clip is not None:
-        for group in optimiser.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], clip)
+        groups = [group["params"] for group in optimiser.param_groups]
+        for parameters in groups if by_group else [[p for group in groups for p in group]]:
+            nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
 
 

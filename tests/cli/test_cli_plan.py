@@ -57,3 +57,27 @@ def test_overrides_and_limits_count(ismn, tmp_path: Path) -> None:
     planned = ismn("run", str(recipe), "attack.eps=[0.1,0.2]", "--limit", "9", "--plan")
     assert planned.code == 0, planned.err
     assert "9 test images" in planned.out and "10 cells to compute" in planned.out
+
+
+def test_a_plan_is_timed_and_a_budget_buys_images(ismn, store: Store, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    start, end = MATRIX.index("training:"), MATRIX.index("defence:")
+    recipe.write_text(f"{MATRIX[:start]}{MATRIX[end:]}".replace("[none, ismn]", "none"))
+    assert ismn("train", "--system", "classifier", "--epochs", "1").code == 0
+    trained = len(store.runs())
+    planned = ismn("plan", str(recipe))
+    assert planned.code == 0, planned.err
+    for text in ("Memory of a step", "Time and disk", "fgsm 0.1", "self-tests", "all"):
+        assert text in planned.out
+    assert f"next: ismn run {recipe} --limit 12" in planned.err and "95 % Wilson interval" in planned.err
+    rich = ismn("plan", str(recipe), "--budget", "2h")
+    assert rich.code == 0 and f"next: ismn run {recipe} --limit 60" in rich.err
+    poor = ismn("plan", str(recipe), "attack.method=autoattack", "--budget", "0.001s")
+    assert poor.code == 2 and "too little" in poor.err
+    assert len(store.runs()) == trained
+
+
+@pytest.mark.parametrize("budget", ["soon", "", "-3m", "30", "5d"])
+def test_a_budget_is_a_time(ismn, budget: str) -> None:
+    ended = ismn("plan", "quickstart", "--budget", budget)
+    assert ended.code == 2 and "--budget 30m" in ended.err

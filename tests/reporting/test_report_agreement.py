@@ -18,7 +18,7 @@ from ismn_cli.reporting.defend_table import defend_report
 from ismn_cli.reporting.layout import Sheet
 from ismn_cli.reporting.paired_table import paired_report
 from ismn_cli.reporting.render import FORMATS, render_text
-from ismn_cli.reporting.table import Report, Row, rows_of
+from ismn_cli.reporting.table import Report, Row
 
 Make = Callable[[Sequence[CellResult]], Report]
 REPORTS: tuple[Make, ...] = (comparison_report, attack_report, defend_report)
@@ -43,7 +43,7 @@ def renamed(one: CellResult, method: str) -> CellResult:
 def agree(report: Report) -> None:
     """Check that ``report`` is the same in every format."""
     for form in ("csv", "json"):
-        assert rows(report, form) == without_empty(rows_of(report.frame)), form
+        assert rows(report, form) == without_empty(report.rows), form
     sheets = laid_out(report)
     for form in TABLES:
         assert boxes(report, form) == boxes_of(sheets), form

@@ -31,8 +31,8 @@ def measured(labels: Sequence[int]) -> list[CellResult]:
 def test_two_classes_show_both_figures() -> None:
     report = comparison_report(measured([0] * 700 + [1] * 300))
     assert [column.name for column in report.columns] == [*(c.name for c in COLUMNS), *NAMES]
-    assert report.frame[NAMES].to_numpy().tolist() == [[50.0, 70.0]] * 2  # all refusals are of the other class
-    assert report.frame["clean_accuracy"].tolist() == [70.0, 70.0]
+    assert report.frame()[NAMES].to_numpy().tolist() == [[50.0, 70.0]] * 2  # all refusals are of the other class
+    assert report.frame()["clean_accuracy"].tolist() == [70.0, 70.0]
     (sheet,) = report.sheets()
     heads = [column.head[0] for column in sheet.lead]
     assert heads == ["clean", "balanced"]
@@ -46,7 +46,7 @@ def test_two_classes_show_both_figures() -> None:
 
 
 def test_a_refusal_is_no_answer() -> None:
-    found = comparison_report(measured([1] * 300 + [0] * 700)).frame["clean_balanced_accuracy"].tolist()
+    found = comparison_report(measured([1] * 300 + [0] * 700)).frame()["clean_balanced_accuracy"].tolist()
     assert found[0] == pytest.approx(100 * (690 / 700 + 0) / 2, abs=0.05)
 
 
@@ -62,5 +62,5 @@ def test_uneven_classes_beside_even_ones() -> None:
     even = [r.model_copy(update={"cell": cell("none", None, samples=r.cell.samples.model_copy(update={"data": "b"}))})
             for r in measured([i % 10 for i in range(1000)])[:1]]
     report = comparison_report([*measured([0] * 600 + [i % 4 for i in range(400)]), *even])
-    assert report.frame["majority_class"].isna().tolist() == [False, False, True]
+    assert report.frame()["majority_class"].isna().tolist() == [False, False, True]
     assert sorted(len(sheet.lead) for sheet in report.sheets()) == [1, 2]

@@ -13,7 +13,7 @@ from ismn_cli.core.specs import Knowledge, Norm
 from ismn_cli.reporting.ceiling_table import ceiling_report
 from ismn_cli.reporting.comparison_table import comparison_report
 from ismn_cli.reporting.render import render_text
-from ismn_cli.reporting.table import Report, rows_of
+from ismn_cli.reporting.table import Report
 
 ANY = ("any classifier", "(at most)")
 FLAG = "Above the ceiling, {}: "
@@ -56,7 +56,7 @@ def test_every_column_has_the_ceiling_of_its_size() -> None:
 @pytest.mark.parametrize("other", [top(5, eps=0.2), top(5, norm=Norm.L2), top(5, n=9)])
 def test_the_ceiling_of_another_size_norm_or_set_is_not_taken(other: Ceiling) -> None:
     report = comparison_report([one(8)], ceilings=[other])
-    assert lines(report) == [] and rows_of(report.frame)[0]["ceiling"] is None
+    assert lines(report) == [] and report.rows[0]["ceiling"] is None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_any_results_can_have_ceilings(found: list[CellResult], data: st.DataObj
     report = comparison_report(found, ceilings=tops)
     known = {(c.samples.ids, c.norm.value, c.eps): c.possible for c in tops}
     above = False
-    for row in rows_of(report.frame):
+    for row in report.rows:
         possible = None if row["attack"] is None else known.get((row["samples"], row["norm"], row["eps"]))
         if row["attacks"] is None:
             assert row["ceiling_images"] == possible

@@ -16,7 +16,7 @@ from ismn_cli.core.claims import Claims
 from ismn_cli.core.records import CellResult
 from ismn_cli.reporting.claims_table import claims_report
 from ismn_cli.reporting.render import render, render_text
-from ismn_cli.reporting.table import Report, rows_of
+from ismn_cli.reporting.table import Report
 
 N = 200
 READINGS = [
@@ -110,7 +110,7 @@ def test_what_failed_or_is_unreliable_is_told() -> None:
     assert "Unreliable, by the audit of these runs: linf pgd on none at 0.2, linf pgd on none at 0.3" in text
     assert "fgsm on none" not in text and "gn on none" not in text, "noise need not do what an attack must"
     failed = report(failed=3)
-    assert {row["verdict"] for row in rows_of(failed.frame) if row["row"] == "claim"} == {Verdict.NOT_TESTED.value}
+    assert {row["verdict"] for row in failed.rows if row["row"] == "claim"} == {Verdict.NOT_TESTED.value}
     assert "the attack failed on 3 of 200 images" in words(failed)
     assert "no reading can be called the nearest" in words(failed)
 
@@ -118,7 +118,7 @@ def test_what_failed_or_is_unreliable_is_told() -> None:
 @FEW
 @given(st.integers(0, N), st.floats(0, 1))
 def test_summaries_are_of_the_claims_above_them(right: int, ceiling: float) -> None:
-    rows = rows_of(report(right, ceiling=ceiling).frame)
+    rows = report(right, ceiling=ceiling).rows
     claimed = [row for row in rows if row["row"] == "claim"]
     for summary in [row for row in rows if row["row"] == "summary"]:
         same = [

@@ -27,7 +27,7 @@ from ismn_cli.reporting.defend_table import defend_report
 from ismn_cli.reporting.exports import literal
 from ismn_cli.reporting.render import FORMATS, render, render_text
 from ismn_cli.reporting.seeds import over_seeds
-from ismn_cli.reporting.table import Report, one_line, rows_of
+from ismn_cli.reporting.table import Report, one_line
 
 LISTS = st.lists(results(), max_size=4)
 Make = Callable[[Sequence[CellResult]], Report]
@@ -85,7 +85,7 @@ def test_people_read_the_figures_of_the_csv(found: list[CellResult]) -> None:
     names |= {"robust_accuracy", "robust_rejected_success"}
     read = list(csv.DictReader(io.StringIO(render_text(report, "csv"))))
     held = {(row[n], f"[{row[f'{n}_low']}, {row[f'{n}_high']}]") for row in read for n in names if row[n]}
-    several = {row["cell"] for merged in over_seeds(rows_of(report.frame)) for row in merged.get("members", ())}
+    several = {row["cell"] for merged in over_seeds(report.rows) for row in merged.get("members", ())}
     alone = [row for row in read if row["accuracy"] and row["cell"] not in several]
     needed = {(row["accuracy"], f"[{row['accuracy_low']}, {row['accuracy_high']}]") for row in alone}
     cells = {text for row in markdown_rows(render_text(report, "markdown")) for text in row[1:]}
@@ -177,7 +177,7 @@ def test_unknown_format_names_the_nearest() -> None:
 
 
 def test_rows_of_a_report_are_plain_values() -> None:
-    kinds = {type(value) for row in rows_of(comparison_report(matrix()).frame) for value in row.values()}
+    kinds = {type(value) for row in comparison_report(matrix()).rows for value in row.values()}
     assert kinds == {str, int, float, bool, type(None)}
 
 

@@ -25,14 +25,14 @@ from ismn_cli.reporting.defend_table import defend_report
 from ismn_cli.reporting.exports import inert, literal
 from ismn_cli.reporting.paired_table import paired_report
 from ismn_cli.reporting.render import FORMATS, render_text
-from ismn_cli.reporting.table import Report, one_line, rows_of
+from ismn_cli.reporting.table import Report, one_line
 from ismn_cli.reporting.tex import escape
 
 Make = Callable[[Sequence[CellResult]], Report]
 
 
 def _paired(found: Sequence[CellResult]) -> Report:
-    first, second = dict.fromkeys(row["defence"] for row in rows_of(comparison_report(found).frame))
+    first, second = dict.fromkeys(row["defence"] for row in comparison_report(found).rows)
     return paired_report(found, first, second)
 
 
@@ -57,18 +57,18 @@ def check_csv(report: Report) -> None:
     written = render_text(report, "csv")
     head, *body = csv.reader(io.StringIO(written, newline=""), strict=True)
     assert head == [column.name for column in report.columns]
-    assert {len(row) for row in body} == {len(head)} and len(body) == len(report.frame)
+    assert {len(row) for row in body} == {len(head)} and len(body) == len(report.rows)
     texts = {column.name for column in report.columns if column.kind == "string"}
     starts = {entry[:1] for row in body for name, entry in zip(head, row, strict=True) if name in texts}
     assert not starts & set("=+-@\t\r＝")
-    assert rows(report, "csv") == without_empty(rows_of(report.frame))
+    assert rows(report, "csv") == without_empty(report.rows)
     assert written.count("\n") == len(body) + 1 and "\r" not in written and "\0" not in written
 
 
 def check_json(report: Report) -> None:
     """The same rows and columns."""
     read = json.loads(render_text(report, "json"))
-    assert read["rows"] == rows_of(report.frame)
+    assert read["rows"] == report.rows
     assert list(read["columns"]) == [column.name for column in report.columns]
 
 

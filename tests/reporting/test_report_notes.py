@@ -11,7 +11,7 @@ from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import Knowledge, Norm
 from ismn_cli.reporting.notes import notes
 from ismn_cli.reporting.published import ceiling, lookup, quoted
-from ismn_cli.reporting.table import comparison, rows_of
+from ismn_cli.reporting.table import comparison
 
 TABLE_3 = """
 0.2 0.482 0.936 0.792 0.895
@@ -21,7 +21,7 @@ TABLE_3 = """
 
 
 def said(*found: CellResult) -> str:
-    return "\n".join(notes(rows_of(comparison(found))))
+    return "\n".join(notes(comparison(found)))
 
 
 def one(where: object = None, **changes: object) -> CellResult:
@@ -75,7 +75,7 @@ def test_weights_and_own_notes_are_told() -> None:
 @FEW
 @given(st.lists(results(), max_size=4))
 def test_no_note_is_empty_or_said_twice(found: list[CellResult]) -> None:
-    told = notes(rows_of(comparison(found)))
+    told = notes(comparison(found))
     assert all(told) and len(set(told)) == len(told) and all("\n" not in note for note in told)
 
 
@@ -126,7 +126,7 @@ def test_figures_that_the_audit_does_not_believe_are_named_in_every_format() -> 
 
     good, bad = one(), one(cell("ddsa", "pgd", 8 / 255, samples=samples(n=10, total=10)))
     report = comparison_report([good, bad], unreliable={bad.cell.key(): ("AT07", "GM03")})
-    assert [row["unreliable"] for row in rows_of(report.frame)] == [None, "AT07, GM03"]
+    assert [row["unreliable"] for row in report.rows] == [None, "AT07, GM03"]
     (told,) = [note for note in report.notes if note.startswith("Unreliable")]
     assert "AT07, GM03" in told and "ddsa" in told and "ismn," not in told.split("): ", 1)[1]
     for form in ("markdown", "csv", "json"):

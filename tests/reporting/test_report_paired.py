@@ -16,7 +16,7 @@ from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import Knowledge, Subject
 from ismn_cli.reporting.paired_table import COLUMNS, paired_report
 from ismn_cli.reporting.render import FORMATS, render, render_text
-from ismn_cli.reporting.table import Row, rows_of
+from ismn_cli.reporting.table import Row
 
 
 def one(system: str, right: int, method: str | None = "pgd", n: int = 10, **changes: Any) -> CellResult:
@@ -25,7 +25,7 @@ def one(system: str, right: int, method: str | None = "pgd", n: int = 10, **chan
 
 
 def compared(found: list[CellResult], first: str = "none", second: str = "ismn") -> list[Row]:
-    return rows_of(paired_report(found, first, second).frame)
+    return paired_report(found, first, second).rows
 
 
 def refused(found: list[CellResult], first: str = "none", second: str = "ismn") -> UsageError:
@@ -130,9 +130,9 @@ def test_every_format_has_every_row(form: str) -> None:
     assert render(report, form)
     if form != "rich":
         text = render_text(report, form)
-        assert all(f"{row['difference']}" in text for row in rows_of(report.frame))
+        assert all(f"{row['difference']}" in text for row in report.rows)
     read = list(csv.DictReader(io.StringIO(render_text(report, "csv"))))
-    assert list(read[0]) == [column.name for column in COLUMNS] and len(read) == len(report.frame)
+    assert list(read[0]) == [column.name for column in COLUMNS] and len(read) == len(report.rows)
 
 
 def test_columns_are_named_once_and_say_what_they_mean() -> None:

@@ -9,7 +9,7 @@ from report_cells import answers, cell, digest, matrix, result, samples
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import Cell, Knowledge, Norm, Subject
 from ismn_cli.reporting.sections import Section, sections
-from ismn_cli.reporting.table import comparison, rows_of
+from ismn_cli.reporting.table import comparison
 
 
 def ten(where: Cell) -> CellResult:
@@ -19,7 +19,7 @@ def ten(where: Cell) -> CellResult:
 
 
 def divided(*cells: Cell) -> list[Section]:
-    return sections(rows_of(comparison([ten(one) for one in cells])))
+    return sections(comparison([ten(one) for one in cells]))
 
 
 def at(system: str, method: str | None = "pgd", eps: float = 0.2, **changes: object) -> Cell:
@@ -31,7 +31,7 @@ def labels(found: Sequence[Section]) -> list[tuple[str, str, float]]:
 
 
 def test_matrix_is_one_section() -> None:
-    (section,) = sections(rows_of(comparison(matrix())))
+    (section,) = sections(comparison(matrix()))
     assert section.title == "cifar10 test, first 1,000 of 10,000 images, gray-box"
     assert list(section.clean) == ["none", "ismn", "magnet", "ddsa"]
     assert list(section.attacks()) == ["fgsm", "rfgsm", "pgd"] and len(section.boxes) == 48

@@ -17,7 +17,6 @@ from ismn_cli.core.records import CellResult
 from ismn_cli.core.store import Store
 from ismn_cli.reporting.comparison_table import comparison_report
 from ismn_cli.reporting.paired_table import paired_report
-from ismn_cli.reporting.table import rows_of
 
 RUNS, SAMPLES = 200, 10_000
 SECONDS, MEGABYTES = 20, 1024
@@ -81,6 +80,6 @@ def held(results: list[CellResult]) -> Iterator[CellResult]:
 
 def test_results_pass_one_at_a_time() -> None:
     found = [*levels(), result(cell("none", None), matrix()[0].clean)]
-    assert rows_of(comparison_report(held(found)).frame) == rows_of(comparison_report(found).frame)
-    first = rows_of(paired_report(held(levels()), "none", "magnet").frame)
-    assert first == rows_of(paired_report(levels(), "none", "magnet").frame)
+    assert comparison_report(held(found)).rows == comparison_report(found).rows
+    first = paired_report(held(levels()), "none", "magnet").rows
+    assert first == paired_report(levels(), "none", "magnet").rows

@@ -7,7 +7,6 @@ from report_cells import answers, cell, result, samples
 
 from ismn_cli.core.records import CellResult
 from ismn_cli.reporting.comparison_table import comparison_report
-from ismn_cli.reporting.table import rows_of
 
 
 def _results(dataset: str) -> list[CellResult]:
@@ -21,7 +20,7 @@ def _results(dataset: str) -> list[CellResult]:
 
 
 def _papers(dataset: str, stand_in_for: str | None) -> dict[tuple[str, str], float]:
-    rows = rows_of(comparison_report(_results(dataset), stand_in_for=stand_in_for).frame)
+    rows = comparison_report(_results(dataset), stand_in_for=stand_in_for).rows
     return {(r["defence"], r["attack"]): r["paper"] for r in rows if r["paper"] is not None}
 
 

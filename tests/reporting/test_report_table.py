@@ -12,14 +12,15 @@ from report_cells import FEW, answers, cell, matrix, result, results, samples
 
 from ismn_cli.core.records import CellResult
 from ismn_cli.reporting.columns import COLUMNS, RATES
-from ismn_cli.reporting.table import Row, comparison, one_line, rows_of
+from ismn_cli.reporting.comparison_table import comparison_report
+from ismn_cli.reporting.table import Row, comparison, one_line
 
 LISTS = st.lists(results(), max_size=4)
 
 
 def only(one: CellResult) -> Row:
     """Return the row of a single result."""
-    (row,) = rows_of(comparison([one]))
+    (row,) = comparison([one])
     return row
 
 
@@ -32,16 +33,19 @@ def test_columns_are_named_once_and_say_what_they_mean() -> None:
 @FEW
 @given(LISTS)
 def test_table_has_exactly_the_documented_columns(found: list[CellResult]) -> None:
-    frame = comparison(found)
-    assert list(frame.columns) == [column.name for column in COLUMNS]
-    assert [str(kind).lower() for kind in frame.dtypes] == [column.kind.lower() for column in COLUMNS]
+    report = comparison_report(found)
+    frame = report.frame()
+    assert all(tuple(row) == tuple(frame.columns) for row in report.rows)
+    assert list(frame.columns) == [column.name for column in report.columns]
+    assert report.columns[: len(COLUMNS)] == COLUMNS
+    assert [str(kind).lower() for kind in frame.dtypes] == [column.kind.lower() for column in report.columns]
 
 
 @FEW
 @given(LISTS)
 def test_one_row_per_distinct_cell_in_order(found: list[CellResult]) -> None:
     keys = [one.cell.key() for one in found]
-    assert list(comparison(found + found)["cell"]) == list(dict.fromkeys(keys))
+    assert [row["cell"] for row in comparison(found + found)] == list(dict.fromkeys(keys))
 
 
 @FEW
@@ -95,10 +99,10 @@ def test_costs_are_per_image() -> None:
 
 
 def test_paper_stands_only_where_a_cell_corresponds() -> None:
-    papers = {(r["defence"], r["level"]): r["paper"] for r in rows_of(comparison(matrix())) if r["paper"]}
+    papers = {(r["defence"], r["level"]): r["paper"] for r in comparison(matrix()) if r["paper"]}
     assert len(papers) == 12
     assert papers["ismn", "0.2"] == 93.6
-    assert {r["attack"] for r in rows_of(comparison(matrix())) if r["paper"]} == {"fgsm"}
+    assert {r["attack"] for r in comparison(matrix()) if r["paper"]} == {"fgsm"}
 
 
 @FEW

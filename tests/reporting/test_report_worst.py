@@ -15,7 +15,7 @@ from ismn_cli.core.specs import Knowledge, Norm, Subject
 from ismn_cli.reporting.comparison_table import comparison_report
 from ismn_cli.reporting.layout import Sheet
 from ismn_cli.reporting.render import render_text
-from ismn_cli.reporting.table import Report, Row, rows_of
+from ismn_cli.reporting.table import Report, Row
 from ismn_cli.reporting.worst_rows import ALL, WORST, worst_rows
 
 GRAY, WHITE, ADAPTIVE, BLACK = Knowledge.GRAY, Knowledge.WHITE, Knowledge.ADAPTIVE, Knowledge.BLACK
@@ -96,7 +96,7 @@ def test_headline_comes_first_and_has_the_levels_side_by_side() -> None:
     heads = [column.head for group in first.groups for column in group]
     assert heads[:4] == [(name, "8/255") for name in ("worst case", "gray-box", "white-box", "adaptive")]
     assert [label[0] for label in first.labels] == ["none", "magnet", "magnet", "diverse"]
-    rows = {(r["defence"], r["knowledge"], r["level"]): r for r in rows_of(report.frame) if r["attack"] == WORST}
+    rows = {(r["defence"], r["knowledge"], r["level"]): r for r in report.rows if r["attack"] == WORST}
     shown = [column.cells[0][0] for column in first.groups[0]]
     figures = [rows["none", level, "8/255"]["robust_accuracy"] for level in (ALL, "gray", "white")]
     assert shown == [*(f"{figure:.1f}" for figure in figures), "–"]
@@ -121,7 +121,7 @@ def test_section_shows_the_worst_case_only_where_several_attacks_ran() -> None:
 
 
 def test_worst_rows_follow_the_cells_and_leave_cell_figures_empty() -> None:
-    rows = rows_of(comparison_report(LEVELS).frame)
+    rows = comparison_report(LEVELS).rows
     kinds = [row["attacks"] is not None for row in rows]
     assert kinds == sorted(kinds) and kinds.count(True) == 2 * (2 + 3 + 3) + 2 * 3
     for row in rows[kinds.index(True) :]:
@@ -210,7 +210,7 @@ def test_transfer_eot_and_draws_are_told_apart() -> None:
     found = [one(5, knowledge=BLACK), one(4, knowledge=BLACK, sources=source)]
     heads = [c.head[0] for g in sheet(comparison_report(found), "black-box").groups for c in g]
     assert heads == ["pgd", "pgd transferred", "worst case"]
-    rows = rows_of(comparison_report(found).frame)
+    rows = comparison_report(found).rows
     assert [row["sources"] for row in rows[:2]] == [None, "at abababab"]
     # EOT follows the defence: told only where one defence has several.
     averaged = one(5, system="mine")
@@ -227,7 +227,7 @@ def test_seeds_are_one_column_with_mean_and_range() -> None:
     columns = [column for group in report.sheets()[0].groups for column in group]
     assert [column.head[0] for column in columns] == ["pgd, seed=0+1+2", "pgd, seed=0", "worst case"]
     assert columns[0].cells[0] == ("63.3", "mean of 3 seeds", "50.0 to 80.0")
-    assert [row["seed"] for row in rows_of(report.frame) if row["attacks"] is None] == [0, 1, 2, 0]
+    assert [row["seed"] for row in report.rows if row["attacks"] is None] == [0, 1, 2, 0]
     assert worst_of(*found[:3])["gray", 0.1]["survived"] == 5
     together = comparison_report([*found, one(8, system="none", seed=1), one(8, system="none", seed=2)])
     assert [column.head[0] for column in together.sheets()[0].groups[0]] == ["pgd"]

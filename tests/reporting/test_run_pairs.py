@@ -22,7 +22,7 @@ from ismn_cli.core.specs import Knowledge, Norm, Subject
 from ismn_cli.reporting.compare_table import COLUMNS, compare_report
 from ismn_cli.reporting.render import FORMATS, render_text
 from ismn_cli.reporting.run_pairs import run_pairs
-from ismn_cli.reporting.table import Row, rows_of
+from ismn_cli.reporting.table import Row
 
 HERE = Environment(ismn="0", commit=None, python="3", platform="test", packages={}, device="cpu", threads=1)
 RECIPE: dict[str, Any] = {"name": "made", "dataset": {"name": "cifar10", "limit": 10}, "attack": {"eps": 0.1}}
@@ -48,7 +48,7 @@ def one(system: str = "ismn", right: Any = 5, method: str | None = "pgd", n: int
 
 
 def compared(first: list[CellResult], second: list[CellResult]) -> list[Row]:
-    return rows_of(compare_report((record("a"), record("b")), first, second).frame)
+    return compare_report((record("a"), record("b")), first, second).rows
 
 
 def refused(first: list[CellResult], second: list[CellResult], *records: RunRecord) -> UsageError:

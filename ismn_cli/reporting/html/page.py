@@ -28,7 +28,7 @@ from ismn_cli.reporting.html.matrix import heat_maps
 from ismn_cli.reporting.html.spread import distance_plots, loop_grids
 from ismn_cli.reporting.html.threat import card
 from ismn_cli.reporting.html.verdict import MOST, audited, judgements
-from ismn_cli.reporting.table import Report, Row, one_line, rows_of
+from ismn_cli.reporting.table import Report, Row, one_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -66,7 +66,7 @@ def _plain(report: Report) -> dict[str, Any]:
 
 
 def _whole(report: Report, evidence: Evidence) -> dict[str, Any]:
-    rows = rows_of(report.frame)
+    rows = report.rows
     found, cells, runs = groups(rows), evidence.cells, evidence.runs
     carrying = [run for run in runs if run.record.cells]
     albums = read_albums(carrying)

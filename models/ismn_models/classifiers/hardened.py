@@ -14,7 +14,7 @@ from ismn_models.images import Images
 from ismn_models.pipeline import Defence, Pipeline
 from ismn_models.refusal import RefusalError
 from ismn_models.shape import Shape
-from ismn_models.training import Stage, decayed, set_lr, warmup_cosine
+from ismn_models.training import Stage, decayed, descend, warmup_cosine
 
 CLIP = 5.0
 """Largest norm of a step's gradient, as in the base's training."""
@@ -71,9 +71,4 @@ class Hardening(Stage):
 
     def descend(self, loss: Tensor, progress: float) -> None:
         """Take one step down ``loss``."""
-        (optimiser,) = self.optimisers
-        set_lr(optimiser, self.lr * warmup_cosine(progress))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
-        optimiser.step()
+        descend(self.optimisers[0], loss, self.lr * warmup_cosine(progress), CLIP)

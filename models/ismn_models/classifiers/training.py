@@ -13,9 +13,11 @@ from ismn_models.classifiers.nets import base_net
 from ismn_models.images import Images
 from ismn_models.pipeline import Defence, Pipeline
 from ismn_models.shape import Shape
-from ismn_models.training import Stage, batch_for, decayed, set_lr, warmup_cosine
+from ismn_models.training import Stage, batch_for, decayed, descend, warmup_cosine
 
 KERAS_DECAY = 1e-6
+CLIP = 5.0
+"""Largest norm of a step's gradient."""
 
 
 def build(config: ClassifierConfig, shape: Shape, base: nn.Module | None = None) -> Pipeline:
@@ -51,18 +53,14 @@ class CleanTraining(Stage):
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
-        (optimiser,) = self.optimisers
-        set_lr(optimiser, self.config.lr * self.factor(progress))
+        lr = self.config.lr * self.factor(progress)
         self.steps += 1
         self.net.train()
         logits = self.net(self.augment(x, self.config.shift)).float()
         loss = nn.functional.cross_entropy(
             logits / self.config.temperature, y, label_smoothing=self.config.label_smoothing
         )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        optimiser.step()
+        descend(self.optimisers[0], loss, lr, CLIP)
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:

@@ -76,7 +76,7 @@ class MappingStage(BankedStage):
         loss = self._loss(clean, from_attacked, from_clean, code)
         figures = {"loss": loss.item(), "mse": (from_attacked - clean).detach().square().mean().item()}
         lr = self.config.mapping_lr * warmup_cosine(progress)
-        descend(self.optimisers[0], loss, lr, CLIP)
+        descend(self.optimisers[0], loss, lr, CLIP, by_group=True)
         if self.config.uses("unit-sparsity"):
             self.units.apply_to(self.defence.encoder.code.bias, code.detach(), lr)
         if self.playing:
@@ -102,7 +102,7 @@ class MappingStage(BankedStage):
         self.discriminator.requires_grad_(True)
         logits = self.discriminator(torch.cat([clean, regenerated, attacked])).float().chunk(3)
         loss = discrimination(*logits)
-        descend(self.optimisers[1], loss, lr, CLIP)
+        descend(self.optimisers[1], loss, lr, CLIP, by_group=True)
         return loss.item()
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
@@ -188,7 +188,7 @@ class TargetStage(BankedStage):
         net.train()
         logits = net(inputs).float()
         loss = self._loss(logits, clean, y)
-        descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress), clip=5.0)
+        descend(self.optimisers[0], loss, config.target_lr * warmup_cosine(progress), 5.0, by_group=True)
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == y).float().mean().item()}
 
     def _inputs(self, source: Tensor, y: Tensor, quarter: int) -> Tensor:

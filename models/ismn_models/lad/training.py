@@ -23,7 +23,7 @@ from ismn_models.lad.config import LadConfig
 from ismn_models.lad.nets import AttentionSvm, Generator
 from ismn_models.lad.system import Lad
 from ismn_models.pipeline import Pipeline
-from ismn_models.training import Stage, batch_for
+from ismn_models.training import Stage, batch_for, descend
 
 MEASURED = 1000
 """Validation images that the closing figures are taken on."""
@@ -71,10 +71,7 @@ class GeneratorStage(Stage):
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
         loss = self.error(self.generator(self.latents[index]), x)
-        (optimiser,) = self.optimisers
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        descend(self.optimisers[0], loss, self.config.generator_lr)
         return {"loss": loss.item()}
 
     def error(self, rebuilt: Tensor, x: Tensor) -> Tensor:
@@ -206,16 +203,9 @@ class HardeningStage(Hardening):
         self.net.train()
         logits, beyond = self.net(x).float(), self.net(generated).float()
         loss = 0.5 * nn.functional.cross_entropy(beyond, y) + 0.5 * nn.functional.cross_entropy(logits, y)
-        self.descend(loss, progress)
+        descend(self.optimisers[0], loss, self.lr)
         right = (beyond.argmax(1) == y).float().mean().item()
         return {"loss": loss.item(), "accuracy, generated": right}
-
-    def descend(self, loss: Tensor, progress: float) -> None:
-        """Take one step down ``loss``, as long at the end as at the beginning."""
-        (optimiser,) = self.optimisers
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
 
     def finish(self, train: Images, validation: Images) -> dict[str, float]:
         """Return the accuracy on the first thousand validation images, clean and under PGD at 8/255."""

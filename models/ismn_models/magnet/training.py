@@ -11,7 +11,7 @@ from ismn_models.images import Images
 from ismn_models.magnet.config import MagnetConfig
 from ismn_models.magnet.system import Magnet, Screen
 from ismn_models.pipeline import Pipeline
-from ismn_models.training import BATCH, Stage, batch_for
+from ismn_models.training import BATCH, Stage, batch_for, descend
 
 
 def stages(pipeline: Pipeline, config: MagnetConfig) -> list[Stage]:
@@ -84,10 +84,7 @@ class AutoencoderStage(Stage):
         rebuilt = torch.stack([each[-1] for each in activities])
         activity = torch.stack([a.float().square().sum() for each in activities for a in each]).sum() / len(x)
         loss = self.error(rebuilt, x) + self.config.activity_weight * activity
-        (optimiser,) = self.optimisers
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        descend(self.optimisers[0], loss, self.config.lr)
         rebuilt = rebuilt.detach()
         return {"loss": loss.item(), "mse": (rebuilt - x).square().mean().item()} | self.figures(rebuilt)
 

@@ -12,7 +12,7 @@ from ismn_models.pipeline import Pipeline
 from ismn_models.prn.config import PrnConfig
 from ismn_models.prn.system import Prn
 from ismn_models.prn.universal import perturb, perturbations
-from ismn_models.training import Stage, set_lr
+from ismn_models.training import Stage, descend
 
 BATCH = 250
 """Batch size where nothing is trained."""
@@ -61,17 +61,13 @@ class RectifierStage(Stage):
         rectified = self.defence.reform(perturb(x, self.deltas, self.config.perturbed_share))
         logits = self.base(rectified).float()
         loss = nn.functional.cross_entropy(logits, wanted)
-        self._descend(loss)
+        descend(self.optimisers[0], loss, self._lr(), CLIP)
+        self.steps += 1
         return {"loss": loss.item(), "answers kept": (logits.argmax(1) == wanted).float().mean().item()}
 
-    def _descend(self, loss: Tensor) -> None:
-        (optimiser,) = self.optimisers
-        set_lr(optimiser, self.config.lr * self.config.lr_decay ** (self.steps / DECAY_STEPS))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.defence.rectifier.parameters(), CLIP)
-        optimiser.step()
-        self.steps += 1
+    def _lr(self) -> float:
+        factor: float = self.config.lr_decay ** (self.steps / DECAY_STEPS)
+        return self.config.lr * factor
 
     def state(self) -> dict[str, Any]:
         """See `Stage.state`; the perturbations and the step count are part of it."""

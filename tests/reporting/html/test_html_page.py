@@ -23,7 +23,7 @@ from ismn_cli.reporting.comparison_table import comparison_report
 from ismn_cli.reporting.figures import rate
 from ismn_cli.reporting.html.gallery import MOST_LIVES
 from ismn_cli.reporting.html.page import text
-from ismn_cli.reporting.table import one_line, rows_of
+from ismn_cli.reporting.table import one_line
 
 SECTIONS = (
     "verdict", "threat", "matrix", "curves", "paper-part", "by-class", "detectors", "distances", "gallery", "cost",
@@ -108,7 +108,7 @@ def test_nothing_is_fetched_and_no_style_or_script_but_the_pages_own_may_act(who
 
 def test_the_figures_are_those_of_the_table(whole: str, page: Element) -> None:
     report = comparison_report(levels(), ceilings=ceilings(200))
-    rows = rows_of(report.frame)
+    rows = report.rows
     table = next(e for e in page.iter("table") if e.get("id") == "cells")
     heads = [words(th) for th in table.find("thead").iter("th")]
     for row, line in zip(rows, table.find("tbody").iter("tr"), strict=True):
@@ -130,7 +130,7 @@ def test_the_figures_are_those_of_the_table(whole: str, page: Element) -> None:
 
 
 def test_the_verdict_is_the_worst_case_best_first(page: Element) -> None:
-    rows = rows_of(comparison_report(levels()).frame)
+    rows = comparison_report(levels()).rows
     worst = {r["defence"]: r for r in rows if r["knowledge"] == "all" and r["level"] == "8/255"}
     table = next(e for e in page.iter("table") if e.get("id", "").startswith("verdict-"))
     lines = [[words(box) for box in line] for line in table.find("tbody").iter("tr")]
