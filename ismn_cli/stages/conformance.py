@@ -19,6 +19,7 @@ from ismn_cli.core.findings import Finding
 from ismn_cli.core.recipes import DataChoice, ModelChoice
 from ismn_cli.core.references import called, is_reference, load_attribute, plugins, referred
 from ismn_cli.core.store import Store
+from ismn_cli.core.torchvision_sets import PREFIX
 
 if TYPE_CHECKING:
     from ismn_cli.data.image_set import ImageSet
@@ -65,10 +66,10 @@ def kind_of(reference: str, arguments: Mapping[str, JsonValue]) -> Kind:
 
     if not is_reference(reference):
         return _kind_of_name(reference)
+    if reference.startswith(PREFIX) and is_known(reference):
+        return "dataset"
     if reference.partition(":")[0] in LIBRARIES or Path(reference).suffix in FILES:
         return "model"
-    if reference.startswith("torchvision:"):
-        return "dataset"
     found = load_attribute(reference)
     kind = _kind_of_object(found) or _kind_of_function(found)
     if kind is None and callable(found) and not inspect.isclass(found):
@@ -186,7 +187,7 @@ def _attack(candidate: Candidate, store: Store) -> tuple[Finding, ...]:
     from ismn_cli.testing.attacks import attack_findings
 
     entry, norms = ATTACKS.get(candidate.reference), norms_of(candidate.reference)
-    make, control = making(candidate.reference, candidate.arguments), entry is not None and entry.expects is None
+    make, control = making(candidate.reference, candidate.arguments), entry is not None and (entry.expects or 0) < 0.5
     found: list[Finding] = []
     for norm in norms:
         subject = candidate.reference if len(norms) == 1 else f"{candidate.reference}, {norm}"

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 import sysconfig
 import types
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from ismn_cli.core.references import source_hash
+from ismn_cli.core.errors import UsageError
+from ismn_cli.core.references import code_hash, source_hash
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Enum, PurePath, range, slice)
 _STATE = frozenset({"_parameters", "_buffers", "_modules", "training", "_is_full_backward_hook"})
 """What nn.Module keeps of itself: tensors and parts are looked at by name, the mode is the harness's."""
+_KNOWN = ("torch", "numpy", "ismn_models")
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -80,7 +84,8 @@ class _Walk:
             (types.CodeType, self._code),
             (types.MethodType, self._method),
             (partial, self._partial),
-            ((types.BuiltinFunctionType, types.ModuleType, types.MethodDescriptorType), self._named),
+            ((types.BuiltinFunctionType, types.MethodDescriptorType), self._named),
+            (types.ModuleType, self._python_file),
             (type, self._class),
         )
         return next((each for kind, each in kinds if isinstance(value, kind)), self._object)
@@ -96,13 +101,15 @@ class _Walk:
     def _module(self, value: Any, name: str) -> Iterator[str]:
         import torch
 
-        yield from self.of(type(value), name)
         if isinstance(value, torch.jit.ScriptModule):
-            yield str(value.graph)
+            yield str(value.inlined_graph)
+            yield from self._mapping(value.state_dict(), name)
+            return
+        yield from self.of(type(value), name)
         own = {**value._parameters, **value._buffers, **value._modules}
         settings = {key: held for key, held in vars(value).items() if key not in _STATE and held is not None}
         # Hooks are code that takes part; empty dictionaries of them are what every module has.
-        told = {key: held for key, held in settings.items() if not (key.startswith("_") and not held)}
+        told = {key: held for key, held in settings.items() if not (isinstance(held, dict) and not held)}
         yield from self._mapping({**own, **told}, name)
 
     def _mapping(self, value: Any, name: str) -> Iterator[str]:
@@ -122,8 +129,7 @@ class _Walk:
         yield from self._code(value.__code__, name)
         yield from self.of(value.__defaults__, name)
         yield from self.of(value.__kwdefaults__, name)
-        found = inspect.getclosurevars(value)
-        yield from self._mapping({**found.globals, **found.nonlocals}, name)
+        yield from self._mapping(_called(value), name)
 
     def _code(self, value: Any, name: str) -> Iterator[str]:
         yield value.co_code.hex()
@@ -149,8 +155,17 @@ class _Walk:
 
     def _named(self, value: Any, name: str) -> Iterator[str]:
         yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', value.__name__)}"
-        if _installed(value) and not isinstance(value, types.ModuleType):
+        if _installed(value):
             yield source_hash(value)
+
+    def _python_file(self, value: Any, name: str) -> Iterator[str]:
+        yield value.__name__
+        if _installed(value) or value.__name__ in sys.builtin_module_names:
+            return
+        try:
+            yield code_hash(f"{value.__name__}:")
+        except UsageError:
+            self.loose.append(f"{name} (a module)")
 
     def _shown(self, value: Any, name: str) -> Iterator[str]:
         yield repr(value)
@@ -164,6 +179,20 @@ class _Walk:
         yield from self._mapping(vars(value), name)
 
 
+def _called(function: types.FunctionType) -> dict[str, Any]:
+    """Return what a function, and those within it, may find in its module and in the functions around it."""
+    codes, names = [function.__code__], set[str]()
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    around = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not yet set
+            around[name] = cell.cell_contents
+    return {name: function.__globals__[name] for name in names if name in function.__globals__} | around
+
+
 def _function_of(held: Any) -> Any:
     """Return the function behind a static or class method or a property, else what is held."""
     if isinstance(held, property):
@@ -173,8 +202,11 @@ def _function_of(held: Any) -> Any:
 
 def _installed(value: Any) -> bool:
     """Whether something comes with Python or with an installed package: its name and its file are enough."""
-    module = str(getattr(value, "__module__", None) or "")
-    if module.partition(".")[0] in ("builtins", "torch", "numpy", "ismn_models"):
+    own = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    root = str(own or "").partition(".")[0]
+    if root == "__main__":  # the program, or a notebook, whatever has started it
+        return False
+    if root in _KNOWN or root in sys.stdlib_module_names:
         return True
     try:
         file = inspect.getsourcefile(value)

@@ -13,13 +13,14 @@ from ismn_cli.testing.verdicts import Said, doubt, either, fine, unasked, wrong
 
 SMALL, LARGE = 0.125, 2.0
 """Shares of the usual size: no image can be broken at the first, every one at the second."""
+NO_SUCCESS = "Little or no success is expected of it."
 REACH = 0.5
 """Images whose distance is this share of eps are expected to be broken."""
 
 
 def runs(case: AttackCase) -> Said:
     """CA01: it raises nothing."""
-    assert case.trial is not None
+    case.tried(case.several)
     return fine(f"It ran on {len(case.several.x)} images.")
 
 
@@ -124,7 +125,7 @@ def two_classes(case: AttackCase) -> Said:
 def larger_eps(case: AttackCase) -> Said:
     """CA13: more is broken where more is allowed."""
     if case.control:
-        return unasked("It is a control: no success is expected of it.")
+        return unasked(NO_SUCCESS)
     small, large = (int(case.broken(case.several, share * case.eps).sum()) for share in (SMALL, LARGE))
     total = len(case.several.x)
     told = f"of {total} images {small} are broken at {SMALL:g} times the usual eps, and {large} at {LARGE:g} times"
@@ -135,7 +136,7 @@ def larger_eps(case: AttackCase) -> Said:
 def optimum(case: AttackCase) -> Said:
     """CA14: images that are known to be within reach are reached."""
     if case.control:
-        return unasked("It is a control: no success is expected of it.")
+        return unasked(NO_SUCCESS)
     reachable = case.two.distance <= REACH * case.eps
     broken = int((case.broken(case.two) & reachable).sum())
     total = int(reachable.sum())

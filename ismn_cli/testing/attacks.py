@@ -27,8 +27,8 @@ def check_attack(
     """Ask every rule of an attack: a function (model, x, y, eps, **params), a torchattacks class, or a known name.
 
     In each of ``norms``, else in those that the attack says it can do. ``shape`` is of the images; ``control``: it is
-    noise, of which no success is expected. Returns what every rule says; raises ConformanceError, an AssertionError
-    that names all that are broken.
+    noise, or known to find little, and no success is expected of it. Returns what every rule says; raises
+    ConformanceError, an AssertionError that names all that are broken.
 
     >>> import torch
     >>> def fgsm(model, x, y, eps):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ismn_cli.data.npz_files import ArrayError, channels_first
+from ismn_cli.testing.verdicts import raised
 
 Array = npt.NDArray[Any]
 SPLITS = ("train", "validation", "test")
@@ -67,9 +68,7 @@ def open_case(data: Callable[..., Any], classes: tuple[str, ...] | None) -> Data
                 continue
             declared = declared or getattr(given, "classes", None)
             splits[name], again[name] = read(given), read(data(name))
-        except Exception as error:
-            from ismn_cli.testing.verdicts import raised
-
+        except (Exception, SystemExit) as error:
             problems[name] = raised(error)
     return DatasetCase(splits, again, problems, tuple(map(str, declared)) if declared else None)
 

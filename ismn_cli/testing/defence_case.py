@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ismn_cli.engine.rng import isolated
 from ismn_cli.testing.pictures import Smooth, corners, pictures
+from ismn_cli.testing.verdicts import raised
 from ismn_models.pipeline import Decision, Defence, Pipeline, Reading
 from ismn_models.shape import Shape
 
@@ -126,8 +127,6 @@ def _calibrate(system: Pipeline, clean: Tensor, seed: int) -> str:
     try:
         with isolated(seed):
             system.defence.calibrate([part.clone() for part in torch.split(clean, PART)], system.classifier)
-    except Exception as error:
-        from ismn_cli.testing.verdicts import raised
-
+    except (Exception, SystemExit) as error:
         return raised(error)
     return ""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ismn_cli.testing.verdicts import Said, fine, unasked, wrong
 
-Module = nn.Module
 _MIXED = ("same device", "expected device", "device meta", "on device", "device type")
 
 

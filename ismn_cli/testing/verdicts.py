@@ -75,7 +75,7 @@ def _answer(rule: Callable[[Case], Said], case: Case, seed: int) -> Said:
     with settings_kept(), isolated(seed), torch.inference_mode(False), torch.enable_grad():
         try:
             return rule(case)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return wrong(f"{raised(error)}.")
 
 

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Ended, Ismn
 
 from ismn_cli.core.conformance import RULES
 from ismn_cli.core.starters import STARTERS
+
+if TYPE_CHECKING:
+    from conftest import Ended, Ismn
 
 KINDS = ("model", "defence", "attack", "dataset")
 BAD = """

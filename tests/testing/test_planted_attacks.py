@@ -14,7 +14,6 @@ from ismn_cli.testing import ConformanceError, check_attack
 from ismn_models.shape import Shape
 
 SHAPE = Shape(4, 3, 8)
-EVER = 10**6
 
 
 def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -209,3 +208,11 @@ def test_a_class_of_torchattacks() -> None:
 
     with pytest.raises(ConformanceError, match="CA13"):
         check_attack(Backwards, shape=SHAPE)
+
+
+def test_one_that_ends_the_program_does_not() -> None:
+    def leaves(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        raise SystemExit(0)
+
+    with pytest.raises(ConformanceError, match=r"CA01[\s\S]*SystemExit"):
+        check_attack(leaves, shape=SHAPE)
