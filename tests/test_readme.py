@@ -110,8 +110,8 @@ def write_model(folder: Path) -> None:
     (folder / "models").mkdir()
     (folder / "models/resnet.py").write_text(MODEL)
     released = load_file(ROOT / "models/ismn_models/weights/classifier.safetensors")
-    save({"state_dict": {f"module.net.{k.removeprefix('base.')}": v.float() for k, v in released.items()}},
-         folder / "weights.th")  # fmt: skip
+    base = {k.removeprefix("base."): v.float() for k, v in released.items() if k.startswith("base.")}
+    save({"state_dict": {f"module.net.{k}": v for k, v in base.items()}}, folder / "weights.th")
 
 
 def write_faces(folder: Path) -> None:
