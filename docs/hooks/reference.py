@@ -34,10 +34,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/checks.md": checks(),
         "reference/recipes.md": recipes(),
         SCHEMA: stored(),
+        "code.css": colours(),
     }
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
     return files
+
+
+def colours() -> str:
+    """Return how code is coloured; the theme would fetch a library for it."""
+    from pygments.formatters import HtmlFormatter
+
+    return str(HtmlFormatter(style="default").get_style_defs(".highlight"))
 
 
 def command_line() -> str:
@@ -125,9 +133,10 @@ def _kinds(given: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
         return [f"[{name}](#{name.lower()})"] if part.get("properties") else NAMED.get(name) or _kinds(part, parts)
     if "const" in given:
         return [f"`{given['const']}`"]
-    several = [kind for word in ("anyOf", "oneOf", "allOf") for each in given.get(word, ()) for kind in _kinds(each, parts)]
-    if several:
-        return ["boolean"] if "boolean" in several else several
+    choices = [each for word in ("anyOf", "oneOf", "allOf") for each in given.get(word, ())]
+    if several := [kind for each in choices for kind in _kinds(each, parts)]:
+        lists = [f"list of {_listed(kind for kind in several if not kind.startswith('list of '))}"]
+        return ["boolean"] if "boolean" in several else ["or several" if kind in lists else kind for kind in several]
     if "enum" in given:
         return [f"`{value}`" for value in given["enum"]]
     if given.get("type") == "array":
