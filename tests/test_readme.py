@@ -46,9 +46,31 @@ SHORTER = {
     "ismn attack --dataset folder --data-dir FACES --image-size 64 --method pgd,autoattack --limit 100": [
         "--limit", "4",
     ],
+    "ismn attack --defence none,blur.py:Blur --knowledge white,adaptive --limit 100": [
+        "--limit", "4", "--method", "fgsm",
+    ],
+    "ismn attack --method pgd,margin_pgd.py:margin_pgd --limit 100": ["--limit", "10"],
+    "ismn attack --model models/resnet.py:resnet20 --checkpoint weights.th --mean .485,.456,.406 "
+    "--std .229,.224,.225 --method fgsm,pgd --limit 200": ["--limit", "10"],
     "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
 }
 """Command as printed -> what is added to it here."""
+MODEL = """
+import torch
+from torch import nn
+from ismn_models.classifiers.table1 import Table1
+
+class Undone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Table1(10)
+    def forward(self, x):
+        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in ([.485, .456, .406], [.229, .224, .225]))
+        return self.net(x * std + mean)
+
+def resnet20():
+    return Undone()
+"""
 PLACES = {"DIR": "data", "FACES": "faces", "DIGITS": "digits"}
 """What a reader puts his own folder in place of, and what stands there here."""
 RUNS = {"RUN_A": "none", "RUN_B": "ismn"}
@@ -74,9 +96,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_batches(folder / "data" / "cifar-10-batches-bin")
     write_faces(folder / "faces")
     write_digits(folder / "digits")
+    write_model(folder)
     tracker = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trackers.md").read_text(), re.DOTALL)
     (folder / "lines.py").write_text("".join(tracker))
     return folder
+
+
+def write_model(folder: Path) -> None:
+    """Write a package `models` and a checkpoint: the released classifier, asked for normalised pixels."""
+    from safetensors.torch import load_file
+    from torch import save
+
+    (folder / "models").mkdir()
+    (folder / "models/resnet.py").write_text(MODEL)
+    released = load_file(ROOT / "models/ismn_models/weights/classifier.safetensors")
+    base = {k.removeprefix("base."): v.float() for k, v in released.items() if k.startswith("base.")}
+    save({"state_dict": {f"module.net.{k}": v for k, v in base.items()}}, folder / "weights.th")
 
 
 def write_faces(folder: Path) -> None:
@@ -168,4 +203,4 @@ def test_command_runs_as_printed(command: str, place: Path, runs: dict[str, Path
     if "-o" in words:
         assert (place / words[words.index("-o") + 1]).stat().st_size
     else:
-        assert done.stdout.strip() or "train" in command
+        assert done.stdout.strip() or "train" in command or " cp " in command

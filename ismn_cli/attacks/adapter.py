@@ -12,18 +12,19 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from ismn_cli.attacks.foreign import foreign_attack
+from ismn_cli.attacks.lent import NORMS, AboveZero, OnDevice, Plain, contained
 from ismn_cli.attacks.objectives import targeted_margin
 from ismn_cli.attacks.params import find_attack, resolve_params
 from ismn_cli.core.attack_catalogue import AttackEntry
 from ismn_cli.core.catalogue import load
 from ismn_cli.core.errors import UsageError
-from ismn_cli.core.specs import AttackSpec, Norm
+from ismn_cli.core.specs import AttackSpec
 from ismn_cli.engine.ball import allowed, project
 from ismn_cli.engine.craft import Attack, Proposed
 
 __all__ = ["Attack", "make_attack", "resolve_params"]
 
-_NORMS = {Norm.LINF: "Linf", Norm.L2: "L2"}
 _DLR_CLASSES, _TARGETED_DLR_CLASSES = 3, 4
 """The loss divides by the distance from the first logit to the third; targeted, to the third and the fourth."""
 
@@ -36,8 +37,10 @@ def make_attack(spec: AttackSpec, num_classes: int) -> Attack:
     margin alone stands in, and a note says so. Raises UsageError for what the attack does not know: parameters,
     the norm, a loss for so few classes.
     """
-    spec = resolve_params(spec.method, spec.threat, spec.params)
     entry = find_attack(spec.method)
+    if entry.plugin:
+        return foreign_attack(spec, num_classes)
+    spec = resolve_params(spec.method, spec.threat, spec.params)
     _check_classes(entry, spec, num_classes)
     if entry.own:
         attack: Attack = load(entry.cls)(spec, num_classes)
@@ -78,7 +81,7 @@ class _Torchattack:
             # Nothing is allowed, and several attacks would divide by it.
             return x
         # Several of torchattacks' L2 attacks take views of images and gradients that only plain memory allows.
-        plain = _Plain(model, torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+        plain = Plain(model, torch.contiguous_format if x.is_contiguous() else torch.channels_last)
         attack = self._build(plain, x.device)
         notes = _without_divisor(attack, self.num_classes)
         proposed: Tensor = attack(x.contiguous(), y).detach()
@@ -97,9 +100,9 @@ class _Torchattack:
             arguments["noise_type"] = "guassian"  # torchattacks' spelling
         arguments |= {name: value for name, value in self._settings().items() if name in _parameters(cls)}
         if self.entry.margin_from_zero:
-            model = _AboveZero(model)
+            model = AboveZero(model)
         if next(model.parameters(), None) is None:
-            model = _OnDevice(model, device)
+            model = OnDevice(model, device)
         return cls(model, **arguments)
 
     def _settings(self) -> dict[str, JsonValue]:
@@ -109,7 +112,7 @@ class _Torchattack:
         it, so that it depends on the cell's seed and the batch like all else.
         """
         seed = int(torch.randint(2**31 - 1, ()))
-        return {"norm": _NORMS[self.spec.threat.norm], "seed": seed, "n_classes": self.num_classes}
+        return {"norm": NORMS[self.spec.threat.norm], "seed": seed, "n_classes": self.num_classes}
 
 
 def _without_divisor(attack: Any, num_classes: int) -> tuple[str, ...]:
@@ -120,63 +123,11 @@ def _without_divisor(attack: Any, num_classes: int) -> tuple[str, ...]:
     return (f"classes: {num_classes} are too few for the targeted DLR loss; its margin alone stands in",)
 
 
-class _Plain(nn.Module):
-    """A model that is given images, and gives gradients, in plain memory, and works in a format of its own."""
-
-    def __init__(self, model: nn.Module, form: torch.memory_format) -> None:
-        super().__init__()
-        self.model, self.form = model, form
-        self.training = model.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the model's logits for x [N, C, H, W]."""
-        if x.requires_grad:
-            x = x.view_as(x)
-            x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        logits: Tensor = self.model(x.contiguous(memory_format=self.form))
-        return logits
-
-
-class _OnDevice(nn.Module):
-    """A model without parameters, on a device: torchattacks reads the device from the first parameter."""
-
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.model = model
-        self.anchor = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
-        self.training = model.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the model's logits for x [N, ...]."""
-        logits: Tensor = self.model(x)
-        return logits
-
-
-class _AboveZero(nn.Module):
-    """A model with its logits shifted so that the smallest is 0: same answers, margins and cross-entropy."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.training = model.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits [N, K] >= 0 for x [N, ...]."""
-        logits: Tensor = self.model(x)
-        return logits - logits.amin(1, keepdim=True).detach()
-
-
 @cache
 def _contained(reference: str) -> type:
-    """Return the class "module:Class" with plain attribute assignment.
-
-    torchattacks' own looks for attacks inside attacks with a recursive closure that keeps all it has seen in
-    a default argument: a reference cycle around the model, which only the cycle collector frees, and that
-    one counts objects, not the megabytes that hang on them. No attack here has others inside.
-    """
+    """Return the class "module:Class", see `contained`."""
     module, name = reference.split(":")
-    cls = getattr(importlib.import_module(module), name)
-    return type(name, (cls,), {"__setattr__": object.__setattr__})
+    return contained(getattr(importlib.import_module(module), name))
 
 
 @cache

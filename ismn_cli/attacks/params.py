@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from ismn_cli.attacks.plugins import attack_plugin
 from ismn_cli.core.attack_catalogue import ATTACKS, AttackEntry
-from ismn_cli.core.errors import UsageError, unknown_name
+from ismn_cli.core.errors import UsageError
 from ismn_cli.core.settings import nearest, refusal
 from ismn_cli.core.specs import AttackSpec, ThreatModel
 
@@ -23,10 +24,8 @@ _STEP_SIZES = ("alpha", "lr")
 
 
 def find_attack(method: str) -> AttackEntry:
-    """Return the attack of that name. Raises UsageError naming the nearest one."""
-    if method not in ATTACKS:
-        raise unknown_name("attack", method, ATTACKS)
-    return ATTACKS[method]
+    """Return the attack of that name, or of the user's own. Raises UsageError naming the nearest one."""
+    return ATTACKS[method] if method in ATTACKS else attack_plugin(method).entry
 
 
 def resolve_params(method: str, threat: ThreatModel, given: Mapping[str, JsonValue]) -> AttackSpec:
@@ -37,6 +36,7 @@ def resolve_params(method: str, threat: ThreatModel, given: Mapping[str, JsonVal
     attack that does not exist or does not know the threat's norm, and one for all bad parameters together.
     """
     entry = find_attack(method)
+    code = attack_plugin(method).code if entry.plugin else ""
     _check_threat(entry, threat)
     wrong: list[str] = []
     unknown = sorted(set(given) - set(entry.defaults))
@@ -51,8 +51,13 @@ def resolve_params(method: str, threat: ThreatModel, given: Mapping[str, JsonVal
     wrong += _misplaced(entry, params)
     if wrong:
         hint = f"`ismn list attacks` shows every parameter of {method} with its default."
-        raise refusal(f"attack {method}", wrong, hint)
-    return AttackSpec(method=method, threat=threat, params={name: params[name] for name in entry.defaults})
+        raise refusal(f"attack {method}", wrong, _defaults(entry) if entry.plugin else hint)
+    return AttackSpec(method=method, threat=threat, params={name: params[name] for name in entry.defaults}, code=code)
+
+
+def _defaults(entry: AttackEntry) -> str:
+    told = ", ".join(f"{name}={_shown(value)}" for name, value in entry.defaults.items())
+    return f"Its parameters, by its signature: {told or 'none besides eps'}."
 
 
 def _misplaced(entry: AttackEntry, params: Mapping[str, JsonValue]) -> list[str]:
@@ -99,6 +104,8 @@ def _read(
     """Return one parameter in the type of its default. Raises ValueError."""
     default = entry.defaults[name]
     value = given.get(name, default)
+    if entry.plugin and (default is None or isinstance(default, str | list | dict)):
+        return _alike(value, default)
     if name in entry.several:
         return _joined(value, entry.choices[name], default)
     if name in entry.choices:
@@ -106,12 +113,22 @@ def _read(
     if isinstance(default, bool):
         return _boolean(value)
     number = _evaluate(value, eps, resolved)
+    least = -math.inf if entry.plugin else float(_is_whole(default))
+    limits = entry.limits.get(name, (least, math.inf))
     if _is_whole(default):
-        return _whole(number, value, entry.limits.get(name, (1, math.inf)))
-    _check_range(number, value, entry.limits.get(name, (0.0, math.inf)))
-    if number == 0 and name in _STEP_SIZES and eps > 0:
+        return _whole(number, value, limits)
+    _check_range(number, value, limits)
+    if number == 0 and name in _STEP_SIZES and eps > 0 and not entry.plugin:
         raise ValueError("a step size of 0 leaves every image as it is")
     return number
+
+
+def _alike(value: JsonValue, default: JsonValue) -> JsonValue:
+    """Return the value of a plug-in's parameter whose default is no number: of the default's type, where it has one."""
+    if default is None or isinstance(value, type(default)):
+        return value
+    wanted = "a text" if isinstance(default, str) else "a list" if isinstance(default, list) else "a mapping"
+    raise ValueError(f"{_shown(value)} is not {wanted}, as its default {_shown(default)} is")
 
 
 def _choice(value: JsonValue, choices: tuple[str, ...]) -> str:

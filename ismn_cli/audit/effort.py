@@ -66,7 +66,7 @@ def once(spec: AttackSpec) -> AttackSpec:
 def _tied(entry: AttackEntry, name: str, to: str) -> bool:
     """Whether the default of parameter ``name`` is a formula with ``to`` in it."""
     default = entry.defaults[name]
-    return isinstance(default, str) and name not in entry.choices and to in default
+    return isinstance(default, str) and name not in entry.choices and not entry.plugin and to in default
 
 
 def _number(value: JsonValue) -> float:

@@ -107,6 +107,16 @@ def finite(exam: Exam) -> Finding:
     return exam.finding("MD06", Verdict.FAIL, says, **figures)
 
 
+def finite_logits(exam: Exam) -> Finding:
+    """MD06, of the logits alone: no gradient is taken."""
+    bad = int((~exam.finite).sum())
+    figures = {"samples": len(exam.x), "logits": bad}
+    if not bad:
+        return exam.finding("MD06", Verdict.PASS, f"Logits are finite numbers on {_all(len(exam.x))}.", **figures)
+    says = f"NaN or infinity in logits on {bad:,} of {images(len(exam.x))}: what an attack does there means nothing."
+    return exam.finding("MD06", Verdict.FAIL, says, **figures)
+
+
 def rounding(exam: Exam) -> Finding:
     """MD08: pixels that move by far less than a grey level never move a logit.
 

@@ -12,9 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.audit.answer_checks import classes, clean_accuracy, collapsed, probabilities
-from ismn_cli.audit.behaviour_checks import as_given, batch_invariance, evaluation_mode, gradient_inside, randomised
+from ismn_cli.audit.behaviour_checks import (
+    Given,
+    as_given,
+    batch_invariance,
+    evaluation_mode,
+    gradient_inside,
+    randomised,
+)
 from ismn_cli.audit.exam import Exam, open_exam
-from ismn_cli.audit.gradient_checks import finite, rounding, unavailable_gradient, zero_gradient
+from ismn_cli.audit.gradient_checks import finite, finite_logits, rounding, unavailable_gradient, zero_gradient
 from ismn_cli.audit.loss_checks import logit_scale, unstable
 from ismn_cli.audit.scaling_checks import scalings
 from ismn_cli.core.errors import UsageError
@@ -40,6 +47,15 @@ SYSTEM_CHECKS: Mapping[str, Callable[[Exam], Finding]] = {
 """Those that make sense for a defended system too."""
 MODEL_CHECKS = {**SYSTEM_CHECKS, "GM12": logit_scale, "MD03": clean_accuracy}
 SCALED = ("MD02", "MD07")
+QUICK_CHECKS: Mapping[str, Callable[[Exam], Finding]] = {
+    "EV05": collapsed,
+    "GM08": probabilities,
+    "RN02": randomised,
+    "MD05": batch_invariance,
+    "MD06": finite_logits,
+    "MD03": clean_accuracy,
+}
+"""Those that cost a few passes: where one of them fails, no figure of any attack means anything."""
 
 
 def model_findings(
@@ -69,6 +85,17 @@ def model_findings(
         tell("MD02")
         found += [exam.not_run(code, exam.unreadable) for code in SCALED] if exam.unreadable else scalings(exam)
         found += _asked(exam, MODEL_CHECKS, tell)
+    return sorted(found, key=lambda finding: finding.code)
+
+
+def quick_findings(model: nn.Module, x: Tensor, y: Tensor, subject: str, num_classes: int, seed: int) -> list[Finding]:
+    """Return what is to be known of ``model`` before it is attacked; see `model_findings`. It takes no gradients."""
+    _check_images(x, y)
+    with _examined(model, seed):
+        exam = open_exam(model, x, y, subject, num_classes, seed)
+        acting = evaluation_mode(exam, Given((), differs=False))
+        found = [acting, classes(exam), *_asked(exam, QUICK_CHECKS, _silent)]
+        found += [] if exam.unreadable else scalings(exam)
     return sorted(found, key=lambda finding: finding.code)
 
 

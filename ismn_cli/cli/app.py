@@ -14,6 +14,7 @@ from ismn_cli.cli import (
     attack,
     audit,
     ceiling,
+    check,
     claims,
     compare,
     data,
@@ -21,8 +22,10 @@ from ismn_cli.cli import (
     doctor,
     export,
     gate,
+    init,
     listing,
     plan,
+    recipes,
     report,
     rerun,
     run,
@@ -30,6 +33,7 @@ from ismn_cli.cli import (
     show,
     train,
 )
+from ismn_cli.cli.completion import answering
 from ismn_cli.cli.console import listen, say, show_error
 from ismn_cli.cli.options import examples
 from ismn_cli.core.errors import UsageError
@@ -58,7 +62,6 @@ app = typer.Typer(
     name="ismn",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="How robust is this image classifier, with this defence, against an attacker who knows this much?",
@@ -103,10 +106,13 @@ for module in (
     plan,
     audit,
     doctor,
+    init,
+    check,
     ceiling,
     claims,
     gate,
     data,
+    recipes,
     listing,
     compare,
     score,
@@ -128,7 +134,8 @@ def main() -> NoReturn:
 def exit_code(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code. Errors are told on stderr."""
     try:
-        app(list(arguments), prog_name="ismn")
+        with answering(app):
+            app(list(arguments), prog_name="ismn")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except (CtrlCError, KeyboardInterrupt):

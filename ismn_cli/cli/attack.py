@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ismn_cli.cli.console import note, say, show
+from ismn_cli.cli.console import note, results_apart, say, show
 from ismn_cli.cli.options import (
     Attribute,
+    Checkpoint,
     DataDir,
+    DefenceArg,
     Defences,
     Device,
     ImageSize,
     Limit,
+    Mean,
+    Model,
+    ModelArg,
     Seed,
+    SkipDoctor,
+    Std,
     StoreDir,
     Track,
+    UnsafePickle,
     Weights,
     choice,
+    defence_params,
     examples,
     given,
+    key_values,
     listed,
+    model_choice,
 )
 from ismn_cli.cli.progress import Display
 
@@ -43,6 +55,7 @@ EXAMPLES = examples(
     "ismn attack --method pgd,fgsm --eps 8/255 --param steps=40 --limit 1000",
     "ismn attack --method pgd --eps 8/255 --defence ismn --knowledge white",
     "ismn attack --defence ismn --knowledge adaptive --limit 200",
+    "ismn attack --model net.py:Net --checkpoint weights.pt --mean .485,.456,.406 --std .229,.224,.225",
 )
 USUAL = {"black": ["square"], "adaptive": ["pgd-ensemble"]}
 """Methods of a level where none is given and a recipe's own default would not do."""
@@ -59,7 +72,8 @@ def attack(
         list[str] | None,
         typer.Option(
             metavar="NAME[,NAME...]",
-            help="Attacks; see `ismn list attacks`. (default: pgd; black: square; adaptive: pgd-ensemble)",
+            help="Attacks; see `ismn list attacks`. Or of your own: path/to/file.py:attack, package.module:attack. "
+            "(default: pgd; black: square; adaptive: pgd-ensemble)",
         ),
     ] = None,
     eps: Annotated[
@@ -76,6 +90,7 @@ def attack(
         typer.Option(metavar="N", help="Draws to average over where a system draws at random. (default: 10)"),
     ] = None,
     defence: Defences = None,
+    defence_arg: DefenceArg = None,
     knowledge: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +118,13 @@ def attack(
     limit: Limit = None,
     attribute: Attribute = None,
     image_size: ImageSize = None,
+    model: Model = None,
+    model_arg: ModelArg = None,
+    checkpoint: Checkpoint = None,
+    mean: Mean = None,
+    std: Std = None,
+    unsafe_pickle: UnsafePickle = False,
+    skip_doctor: SkipDoctor = False,
     weights: Weights = None,
     seed: Seed = None,
     batch_size: Annotated[
@@ -118,9 +140,11 @@ def attack(
         param or (),
         attack=given({"method": listed(method), "eps": listed(eps), "norm": norm, "eot": eot}),
         defence=listed(defence),
+        defence_params=defence_params(defence, defence_arg),
         knowledge=listed([knowledge]) if knowledge else None,
         transfer=listed(transfer),
         dataset=choice(dataset, limit, attribute, image_size),
+        model=model_choice(model, model_arg, checkpoint, mean, std, unsafe_pickle, not skip_doctor),
         search="fp32" if exact else None,
         weights=weights,
         seed=seed,
@@ -137,13 +161,14 @@ def attack(
     show(attack_report(finished.results, ceilings=finished.ceilings))
     say(f"run:    {finished.run.folder}")
     say(f"report: {finished.run.folder / 'report.csv'}")
-    say("next:   ismn defend --defence ismn,magnet,ddsa")
+    say(f"next:   ismn defend --defence {'none,jpeg,median' if recipe.model else 'ismn,magnet,ddsa'}")
 
 
 def attack_recipe(params: Sequence[str], **options: Any) -> MatrixRecipe:
     """Return the recipe that the options describe; ``params`` go to every method. Raises UsageError."""
     from ismn_cli.core.recipe_files import validate
     from ismn_cli.core.recipes import MatrixRecipe
+    from ismn_cli.core.references import is_reference
 
     default = MatrixRecipe(name="attack")
     levels = options.get("knowledge") or default.knowledge
@@ -153,11 +178,17 @@ def attack_recipe(params: Sequence[str], **options: Any) -> MatrixRecipe:
     by_level = attack.get("method_at", {})
     methods = [name for level in levels for name in by_level.get(level) or attack.get("method", default.attack.method)]
     mapping = {"task": "matrix", "name": "attack"} | given(options) | {"attack": attack}
-    overrides = [f"attack.params.{method}.{param}" for method in dict.fromkeys(methods) for param in params]
-    recipe = validate(mapping, overrides)
+    # A reference has dots of its own, which are no path in a recipe.
+    own = [method for method in dict.fromkeys(methods) if is_reference(method)]
+    if own and params:
+        attack["params"] = {method: key_values("--param", params) for method in own}
+    named = [method for method in dict.fromkeys(methods) if method not in own]
+    recipe = validate(mapping, [f"attack.params.{method}.{param}" for method in named for param in params])
     if not isinstance(recipe, MatrixRecipe):
         raise TypeError(f"not a matrix: {recipe.task}")
-    return recipe.model_copy(update={"name": "-".join(["attack", *dict.fromkeys(methods)])[:80]})
+    # It names a folder of the store.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(["attack", *dict.fromkeys(methods)]))
+    return recipe.model_copy(update={"name": name[:80]})
 
 
 def with_data_at_hand(recipe: MatrixRecipe, data_dir: Path | None) -> MatrixRecipe:
@@ -188,6 +219,7 @@ def _far(eps: float) -> str:
     return f"{text} No classifier can be right on more than {top.accuracy:.1%} of CIFAR-10 there."
 
 
+@results_apart()
 def carry_out(
     recipe: MatrixRecipe,
     data_dir: Path | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ismn_cli.cli.console import draw, note, result, say
+from ismn_cli.cli.console import draw, note, result, results_apart, say
 from ismn_cli.cli.options import DataDir, Defences, Device, StoreDir, examples, listed
 from ismn_cli.cli.progress import Display
 
@@ -97,6 +97,7 @@ def _run(store: Store, name: str | None) -> Run:
     return found
 
 
+@results_apart()
 def _audited(
     run: Run,
     store: Store,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,13 @@ def draw(drawing: RenderableType) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(drawing)
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Send what is printed meanwhile to stderr: what the user's code prints is no result."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -21,6 +21,8 @@ EXAMPLES = examples(
     "ismn data check celeba --data-dir DIR",
     "ismn data check celeba --data-dir DIR --attribute Male --full",
     "ismn data check folder --data-dir DIR --image-size 64",
+    "ismn data check csv --data-dir FILE.csv",
+    "ismn data check my_data.py:digits",
     "Exit code: 0 where all is well, 1 where something is not, 2 for wrong usage.",
 )
 PROBLEMS = 1

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ismn_cli.cli.attack import carry_out
 from ismn_cli.cli.console import note, say, show
-from ismn_cli.cli.options import DataDir, Defences, Device, StoreDir, Weights, examples, given, listed
+from ismn_cli.cli.options import (
+    DataDir,
+    DefenceArg,
+    Defences,
+    Device,
+    StoreDir,
+    Weights,
+    defence_params,
+    examples,
+    given,
+    listed,
+)
 
 if TYPE_CHECKING:
     from ismn_cli.core.recipes import MatrixRecipe
@@ -30,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def defend(
     defence: Defences = None,
+    defence_arg: DefenceArg = None,
     run: Annotated[
         str | None,
         typer.Option("--run", metavar="ID", help="Run whose examples to take. (default: the newest attack)"),
@@ -45,7 +57,7 @@ def defend(
 
     place = Store.open(store)
     source = source_run(place, run)
-    recipe = defend_recipe(source, listed(defence), weights)
+    recipe = defend_recipe(source, listed(defence), weights, defence_params(defence, defence_arg))
     note(f"examples of run {source.record.id}")
     base = base_of_examples(place, source)
     finished = carry_out(recipe, data_dir, device, store, "defend", prefer_base=base)
@@ -78,7 +90,9 @@ def _attacked(run: Run) -> bool:
     return run.record.kind in ("attack", "run") and run.record.status == "done" and bool(run.record.cells)
 
 
-def defend_recipe(source: Run, defences: list[str] | None, weights: str | None) -> MatrixRecipe:
+def defend_recipe(
+    source: Run, defences: list[str] | None, weights: str | None, arguments: dict[str, Any] | None = None
+) -> MatrixRecipe:
     """Return the stored run's recipe for other defences. Raises UsageError."""
     from ismn_cli.core.errors import UsageError
     from ismn_cli.core.recipe_files import validate
@@ -94,7 +108,9 @@ def defend_recipe(source: Run, defences: list[str] | None, weights: str | None) 
     methods = stored.attack.methods(Knowledge.GRAY)
     params = {name: values for name, values in stored.attack.params.items() if name in methods}
     grid = stored.attack.model_copy(update={"method": methods, "method_at": {}, "params": params})
-    changes = {"defence": defences or list(ALL), "knowledge": ["gray"], "weights": weights}
+    chosen = defences or list(ALL)
+    given_then = {name: values for name, values in stored.defence_params.items() if name in chosen}
+    changes = {"defence": chosen, "knowledge": ["gray"], "weights": weights, "defence_params": arguments or given_then}
     mapping = stored.model_dump(mode="json") | given(changes)
     recipe = validate(mapping | {"attack": grid.model_dump(mode="json"), "name": "defend", "summary": ""})
     if not isinstance(recipe, MatrixRecipe):

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ismn_cli.cli.console import note, people, result, say
+from ismn_cli.cli.console import note, people, result, results_apart, say
 from ismn_cli.cli.options import (
     Attribute,
+    Checkpoint,
     DataDir,
     Device,
     ImageSize,
+    Mean,
+    ModelArg,
     Seed,
+    Std,
     StoreDir,
+    UnsafePickle,
     Weights,
     data_choice,
     examples,
+    model_choice,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +41,6 @@ EXAMPLES = examples(
     "Exit code: 0 where no check fails, 1 where one does, 2 for wrong usage.",
 )
 FAILED = 1
-_POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def register(app: typer.Typer) -> None:
@@ -51,24 +54,16 @@ def doctor(
         typer.Argument(
             metavar="MODEL",
             help="path/to/file.py:Name or package.module:Name (a class, a function that makes a model, or a model), "
-            "or a system of `ismn list systems`.",
+            "a file (.pt, .pt2, .onnx), timm:NAME, hf-hub:ID, torchvision:NAME, robustbench:NAME, or a system of "
+            "`ismn list systems`.",
             show_default=False,
         ),
     ],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights: safetensors, or a state dict of torch.save. No code of it is run."),
-    ] = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the class or function. Repeatable."),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Mean that the model wants subtracted, pixels in [0, 1].")
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Deviation that it wants divided by, pixels in [0, 1].")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    model_arg: ModelArg = None,
+    mean: Mean = None,
+    std: Std = None,
+    unsafe_pickle: UnsafePickle = False,
     expected: Annotated[
         str | None,
         typer.Option(metavar="SHARE", help="What clean accuracy should be: 0.92 or 92%. (default: only not guessing)"),
@@ -91,13 +86,15 @@ def doctor(
 ) -> None:
     """Examine a model."""
     from ismn_cli.core.errors import unknown_name
+    from ismn_cli.core.recipes import ModelChoice
+    from ismn_cli.core.settings import build_model
     from ismn_cli.reporting.findings_table import FORMATS
     from ismn_cli.stages.doctor import Patient
-    from ismn_cli.stages.user_models import UserModel
 
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
-    asked = UserModel(model, _arguments(model_arg or ()), checkpoint, _numbers("--mean", mean), _numbers("--std", std))
+    chosen = model_choice(model, model_arg, checkpoint, mean, std, unsafe_pickle) or {}
+    asked = build_model(ModelChoice, chosen, "the model", "Write, for example: --model-arg depth=20")
     patient = Patient(
         asked,
         data_choice(dataset or _at_hand(data_dir), limit, attribute, image_size),
@@ -120,8 +117,7 @@ def _examined(patient: Patient, store: Path | None, form: str) -> bool:
     from ismn_cli.reporting.findings_table import render_findings
     from ismn_cli.stages.doctor import examine
 
-    # What the user's code prints is no result.
-    with _progress() as tell, redirect_stdout(sys.stderr):
+    with _progress() as tell, results_apart():
         found = examine(patient, Store.open(store), tell)
     title = f"{found.subject} on {found.images:,} test images of {patient.dataset.name}"
     say(f"weights: {found.origin}")
@@ -149,36 +145,6 @@ def _at_hand(data_dir: Path | None) -> str:
         return "cifar10"
     note("cifar10 is not on disk: using cifar10-mini, 1,000 of its test images. (--data-dir, --dataset)")
     return "cifar10-mini"
-
-
-def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE; values as in YAML, so that 3, true and [1, 2] are what they look like."""
-    import yaml
-
-    from ismn_cli.core.errors import UsageError
-
-    found = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"--model-arg takes KEY=VALUE, not '{pair}'.", "Write, for example: --model-arg depth=20")
-        try:
-            # YAML 1.1 takes 1e-3 for a text.
-            found[key] = float(text) if _POWER.fullmatch(text) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            found[key] = text
-    return found
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...]:
-    from ismn_cli.core.errors import UsageError
-
-    if text is None:
-        return ()
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} '{text}' is not a list of numbers.", f"Write {option} 0.5,0.5,0.5") from None
 
 
 def _share(text: str | None) -> float | None:

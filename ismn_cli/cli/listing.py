@@ -75,8 +75,17 @@ def _parameters(defaults: Mapping[str, object]) -> str:
 
 def _datasets(_: StoreDir) -> Rows:
     from ismn_cli.core.catalogue import DATASETS
+    from ismn_cli.core.references import plugins
+    from ismn_cli.core.torchvision_sets import PREFIX, SETS
 
-    return [(e.name, "yes" if e.trainable else "no", e.summary) for e in DATASETS.values()]
+    own = [(e.name, "yes" if e.trainable else "no", e.summary) for e in DATASETS.values()]
+    installed = [(name, "yes", f"plug-in: {reference}") for name, reference in plugins("dataset").items()]
+    return [
+        *own,
+        (f"{PREFIX}NAME", "yes", f"torchvision's {', '.join(SETS)}"),
+        ("FILE.py:NAME", "yes", "a function of your own, data(split); package.module:NAME too"),
+        *installed,
+    ]
 
 
 def _recipes(_: StoreDir) -> Rows:

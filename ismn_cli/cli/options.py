@@ -20,7 +20,7 @@ Attribute = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        "--image-size", metavar="N", help="Pixels a side, for celeba, folder and npz. (default: 128 for celeba)"
+        "--image-size", metavar="N", help="Pixels a side, for celeba and images of your own. (default: 128 for celeba)"
     ),
 ]
 Overrides = Annotated[
@@ -58,7 +58,17 @@ StoreDir = Annotated[
 ]
 Defences = Annotated[
     list[str] | None,
-    typer.Option("--defence", metavar="NAME[,NAME...]", help="Systems; see `ismn list systems`."),
+    typer.Option(
+        "--defence",
+        metavar="NAME[,NAME...]",
+        help="Systems; see `ismn list systems`. Or of your own: path/to/file.py:Name, package.module:Name.",
+    ),
+]
+DefenceArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defence-arg", metavar="KEY=VALUE", help="An argument of every defence of your own here. Repeatable."
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -67,6 +77,45 @@ Weights = Annotated[
         metavar="WHICH",
         help="auto (newest finished training, else the released weights), released, or a run's id. (default: auto)",
     ),
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="REF",
+        help="A classifier of your own: path/to/file.py:Name or package.module:Name (a class, a function that makes a "
+        "model, or a model), a file (.pt, .pt2, .onnx), timm:NAME, hf-hub:ID, torchvision:NAME, robustbench:NAME, or "
+        "one of ismn's. (default: ismn's own)",
+    ),
+]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the class or function. Repeatable."),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Its weights: safetensors, or a state dict of torch.save. No code of it is run.",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", metavar="R,G,B", help="Mean that the model wants subtracted, pixels in [0, 1]."),
+]
+Std = Annotated[
+    str | None, typer.Option("--std", metavar="R,G,B", help="Deviation that it wants divided by, pixels in [0, 1].")
+]
+UnsafePickle = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-pickle", help="Open model files that can run code. Only where you trust whoever made them."
+    ),
+]
+SkipDoctor = Annotated[
+    bool, typer.Option("--skip-doctor", help="Attack a model of your own even where it is found to be set up wrongly.")
 ]
 
 ReportFormat = Annotated[
@@ -80,6 +129,82 @@ Track = Annotated[
         help="Tell an experiment tracker: tensorboard, or one of your own, module:Name (docs/trackers.md). Repeatable.",
     ),
 ]
+
+
+def model_choice(
+    reference: str | None,
+    arguments: Sequence[str] | None = None,
+    checkpoint: Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    unsafe_pickle: bool = False,
+    doctor: bool = True,
+) -> dict[str, Any] | None:
+    """Return what was given of a model, as a recipe has it; None where none is named. Raises UsageError."""
+    from ismn_cli.core.errors import UsageError
+
+    options = {
+        "arguments": key_values("--model-arg", arguments) if arguments else None,
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "mean": _numbers("--mean", mean),
+        "std": _numbers("--std", std),
+        "unsafe_pickle": unsafe_pickle or None,
+        "doctor": None if doctor else False,
+    }
+    if reference is not None:
+        return {"reference": reference} | given(options)
+    idle = next(iter(given(options)), None)
+    if idle is None:
+        return None
+    option = {"arguments": "model-arg", "doctor": "skip-doctor"}.get(idle, idle.replace("_", "-"))
+    raise UsageError(
+        f"--{option} is for a model of your own, and none is named.", "Add: --model path/to/file.py:Name"
+    )
+
+
+def defence_params(defences: Sequence[str] | None, arguments: Sequence[str] | None) -> dict[str, Any] | None:
+    """Return the arguments of each defence of the user's own, as a recipe has them. Raises UsageError."""
+    from ismn_cli.core.catalogue import SYSTEMS
+    from ismn_cli.core.errors import UsageError
+
+    if not arguments:
+        return None
+    own = [name for name in listed(defences) or () if name not in SYSTEMS]
+    if not own:
+        raise UsageError(
+            "--defence-arg is for a defence of your own, and none is named.", "Add: --defence path/to/file.py:Name"
+        )
+    return {name: key_values("--defence-arg", arguments) for name in own}
+
+
+def key_values(option: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE; values as in a recipe, so that 3, 1e-3, true and [1, 2] are what they look like."""
+    import yaml
+
+    from ismn_cli.core.errors import UsageError
+    from ismn_cli.core.recipe_files import parse_yaml
+
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"{option} takes KEY=VALUE, not '{pair}'.", f"Write, for example: {option} depth=20")
+        try:
+            found[key] = parse_yaml(text)
+        except (yaml.YAMLError, RecursionError):
+            found[key] = text
+    return found
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    from ismn_cli.core.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} '{text}' is not a list of numbers.", f"Write {option} 0.5,0.5,0.5") from None
 
 
 def choice(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ismn_cli.cli.console import say
+from ismn_cli.cli.console import results_apart, say
 from ismn_cli.cli.options import DataDir, Device, examples
 from ismn_cli.cli.progress import Display
 from ismn_cli.cli.report import deliver
@@ -63,12 +63,13 @@ def rerun(
     from ismn_cli.stages import rerun as stage
 
     recorded = stage.recorded_of(found, place)
-    matrix = stage.plan_rerun(recorded, place, data_dir, device or "auto")
+    with results_apart():
+        matrix = stage.plan_rerun(recorded, place, data_dir, device or "auto")
     for system in (*matrix.systems, *matrix.sources):
         say(f"{system.subject.name}: {system.origin}, as recorded")
     now = stage.here(matrix)
     scratch = stage.open_scratch(recorded, place, now, fresh)
-    with Display() as display:
+    with Display() as display, results_apart():
         repeated = stage.rerun(recorded, matrix, scratch, display.matrix)
     stage.discard(scratch)
     deliver(rerun_report(recorded.name, repeated, recorded.environment, now), form, output)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ismn_cli.cli import attack, train
-from ismn_cli.cli.console import note, result, say, show, table
+from ismn_cli.cli.console import note, result, results_apart, say, show, table
 from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, StoreDir, Track, examples
 from ismn_cli.cli.progress import Display
 
@@ -71,7 +71,7 @@ def show_plan(recipe: Recipe, data_dir: Path | None, device: str | None, store: 
     from ismn_cli.stages.outlook import outlook
 
     place = Store.open(store)
-    with Display() as display:
+    with Display() as display, results_apart():
         found = outlook(recipe, place, data_dir, device or "auto", display.measuring)
     result(outlook_headline(found))
     for sheet in outlook_sheets(found):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ismn_cli.cli.attack import say_verdict, with_data_at_hand
-from ismn_cli.cli.console import note, say, show
+from ismn_cli.cli.console import note, results_apart, say, show
 from ismn_cli.cli.options import (
     Attribute,
     DataDir,
+    DefenceArg,
     Defences,
     Device,
     ImageSize,
@@ -20,6 +21,7 @@ from ismn_cli.cli.options import (
     StoreDir,
     Weights,
     choice,
+    defence_params,
     examples,
     listed,
 )
@@ -59,6 +61,7 @@ def score(
     eps: Annotated[str, typer.Option(metavar="SIZE", help="Size that they keep to: 0.3 or 8/255, pixels in [0, 1].")],
     norm: Annotated[str | None, typer.Option(metavar="NORM", help="linf or l2. (default: linf)")] = None,
     defence: Defences = None,
+    defence_arg: DefenceArg = None,
     knowledge: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +101,7 @@ def score(
         "eps": eps,
         "norm": norm,
         "defence": listed(defence),
+        "defence_params": defence_params(defence, defence_arg),
         "knowledge": knowledge,
         "dataset": data,
         "weights": weights,
@@ -120,12 +124,22 @@ def score(
 
 def own_data(given: Given) -> dict[str, object]:
     """Return the data set that `ismn export` noted in the file, if it did."""
+    from ismn_cli.core.datasets import is_code
+    from ismn_cli.core.errors import UsageError
+
     noted = given.metadata.get("data")
     if not isinstance(noted, dict):
         return {}
+    if is_code(str(noted.get("name"))):
+        # a file from elsewhere does not decide which code is run here
+        raise UsageError(
+            f"{given.place} says that its images are those of '{noted['name']}', which is code.",
+            "If you know that code, say so: --dataset NAME",
+        )
     return {name: noted[name] for name in OWN_DATA if noted.get(name) is not None}
 
 
+@results_apart()
 def carry_out(
     recipe: MatrixRecipe, given: Given, data_dir: Path | None, device: str | None, store: Path | None
 ) -> Finished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ismn_cli.cli.console import note, say, table
+from ismn_cli.cli.console import note, results_apart, say, table
 from ismn_cli.cli.options import DataDir, Device, StoreDir, examples
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ def show(
     cell, position = choose(chosen, results, sample)
     if len(results) > 1:
         note(f"{_under(cell)}; {len(results)} cells fit: --defence, --knowledge, --method and --eps choose another.")
-    shown = life_of(chosen, place, cell, position, data_dir, device or "auto")
+    with results_apart():
+        shown = life_of(chosen, place, cell, position, data_dir, device or "auto")
     if shown.life.note:
         note(shown.life.note)
-    path = output or chosen.folder / f"life-{sample}-{cell.cell.defence.name}-{cell.cell.key()[:8]}.png"
+    system = re.sub(r"[^A-Za-z0-9._-]+", "-", cell.cell.defence.name)  # a name of the user's own may be a path
+    path = output or chosen.folder / f"life-{sample}-{system}-{cell.cell.key()[:8]}.png"
     _tell(shown)
     _draw(shown, path)
 

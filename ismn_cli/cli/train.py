@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ismn_cli.cli.console import note, say
+from ismn_cli.cli.console import note, results_apart, say
 from ismn_cli.cli.options import (
     Attribute,
+    Checkpoint,
     DataDir,
     Device,
     ImageSize,
     Limit,
+    Mean,
+    Model,
+    ModelArg,
     Overrides,
     Seed,
+    SkipDoctor,
+    Std,
     StoreDir,
     Track,
+    UnsafePickle,
     choice,
     examples,
     given,
+    model_choice,
 )
 from ismn_cli.cli.progress import Display
 from ismn_cli.core.balance import uneven
@@ -34,6 +43,7 @@ HELP = "Train a system, stage by stage. A training that was stopped continues wh
 EXAMPLES = examples(
     "ismn train --dataset cifar10",
     "ismn train --dataset cifar10 --system magnet --classifier released",
+    "ismn train --system magnet --model net.py:Net --checkpoint weights.pt",
     "ismn train --system ismn --limit 2000 --epochs 1",
     "ismn train --system ismn config.generator=plain config.mapping_lr=1e-4",
 )
@@ -59,6 +69,13 @@ def train(
             "finished training's, else the released one)",
         ),
     ] = None,
+    model: Model = None,
+    model_arg: ModelArg = None,
+    checkpoint: Checkpoint = None,
+    mean: Mean = None,
+    std: Std = None,
+    unsafe_pickle: UnsafePickle = False,
+    skip_doctor: SkipDoctor = False,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of every stage.")] = None,
     limit: Limit = None,
     attribute: Attribute = None,
@@ -79,6 +96,7 @@ def train(
         overrides or (),
         system=system,
         classifier=classifier,
+        model=model_choice(model, model_arg, checkpoint, mean, std, unsafe_pickle, not skip_doctor),
         epochs=epochs,
         seed=seed,
         precision=precision,
@@ -98,10 +116,13 @@ def train_recipe(overrides: Sequence[str], **options: Any) -> TrainRecipe:
     if not isinstance(recipe, TrainRecipe):
         raise UsageError("'task' cannot be overridden here.", "Use: ismn run RECIPE")
     if recipe.name == "train":
-        recipe = recipe.model_copy(update={"name": f"train-{recipe.system}-{recipe.dataset.name}"})
+        # names of the user's own have letters in them that no folder of the store has
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"train-{recipe.system}-{recipe.dataset.name}")[:80]
+        recipe = recipe.model_copy(update={"name": name})
     return recipe
 
 
+@results_apart()
 def carry_out(
     recipe: TrainRecipe,
     data_dir: Path | None,

@@ -53,6 +53,9 @@ class AttackEntry:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest value, where they are not 1 (whole numbers), 0 (others) and infinity."""
     own: bool = False
+    plugin: bool = False
+    """Whether it is an attack of the user's own, and ``cls`` its reference: a text among ``defaults`` is a text, no
+    formula; numbers are any."""
     expects: float | None = None
     """The least success to be expected, as a share of the samples that are right without attack, with the defaults on
     an undefended CIFAR-10 classifier at 8/255 in L-inf or 0.5 in L2; None for a control.

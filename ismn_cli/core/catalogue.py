@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ismn_cli.core.attack_catalogue import ATTACKS, AttackEntry
@@ -61,6 +61,8 @@ class DatasetEntry:
     """``source(data_dir, **options) -> Source``, where the images are files of their own."""
     origins: str | None = None
     """``origins() -> list[str]``: where the files are to be had by hand."""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    """What ``load`` is given besides, where many data sets are loaded by one function."""
 
 
 def _by_name(*entries: SystemEntry) -> dict[str, SystemEntry]:
@@ -219,6 +221,14 @@ DATASETS: dict[str, DatasetEntry] = {
         trainable=True,
         options=("image_size",),
         source="ismn_cli.data.folder:source",
+    ),
+    "csv": DatasetEntry(
+        "csv",
+        "images of your own, a table of path,label[,split] (--data-dir FILE.csv or DIR)",
+        "ismn_cli.data.csv_table:load",
+        trainable=True,
+        options=("image_size",),
+        source="ismn_cli.data.csv_table:source",
     ),
     "npz": DatasetEntry(
         "npz",

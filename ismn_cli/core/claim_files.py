@@ -53,6 +53,11 @@ def claims_names() -> list[tuple[str, str]]:
     return [(file.stem, str(_read(file).get("summary", ""))) for file in _packaged()]
 
 
+def packaged_names() -> list[str]:
+    """Return the names of the claims that come with ismn; no file is read."""
+    return [file.stem for file in _packaged()]
+
+
 def load_claims(name_or_path: str) -> Claims:
     """Return the claims in a file. Raises UsageError listing all that is wrong with it."""
     file = find_claims(name_or_path)

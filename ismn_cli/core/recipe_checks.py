@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ismn_cli.core.catalogue import ATTACKS, DATASETS, SYSTEMS, TRAINABLE, load
+from ismn_cli.core.datasets import is_known, near
+from ismn_cli.core.references import Kind, is_reference, plugins
 from ismn_cli.core.settings import nearest, settings_problems
 
 _LISTS = ("defence", "knowledge", "transfer", "attack.method", "attack.eps")
@@ -13,22 +15,27 @@ _LISTS = ("defence", "knowledge", "transfer", "attack.method", "attack.eps")
 
 def catalogue_problems(mapping: Mapping[str, Any], training: bool) -> list[str]:
     """Return one line for each name that does not exist, with the nearest that does."""
-    found = _unknown(mapping, "dataset.name", "data set", DATASETS)
+    found = [
+        f"dataset.name: there is no data set called '{name}'; {near(name)}"
+        for name in _names(mapping, "dataset.name")
+        if not is_known(name)
+    ]
     return found + (_of_training(mapping) if training else _of_matrix(mapping))
 
 
 def _of_matrix(mapping: Mapping[str, Any]) -> list[str]:
     return [
         *(f"{place}: the list is empty" for place in _LISTS if _at(mapping, place) in ([], ())),
-        *_unknown(mapping, "defence", "system", SYSTEMS),
+        *_unknown(mapping, "defence", "system", SYSTEMS, "defence"),
         *(
             f"optional: '{name}' is not among the defences"
             for name in _names(mapping, "optional")
             if name not in _names(mapping, "defence")
         ),
-        *_unknown(mapping, "attack.method", "attack", ATTACKS),
+        *_unknown(mapping, "defence_params", "system", SYSTEMS, "defence"),
+        *_unknown(mapping, "attack.method", "attack", ATTACKS, "attack"),
         *(problem for level in _names(mapping, "attack.method_at") for problem in _of_level(mapping, level)),
-        *_unknown(mapping, "attack.params", "attack", ATTACKS),
+        *_unknown(mapping, "attack.params", "attack", ATTACKS, "attack"),
         *_unknown_sources(mapping),
         *(problem for name in _names(mapping, "training") for problem in _of_step(mapping, name)),
     ]
@@ -37,12 +44,12 @@ def _of_matrix(mapping: Mapping[str, Any]) -> list[str]:
 def _of_level(mapping: Mapping[str, Any], level: str) -> list[str]:
     place = f"attack.method_at.{level}"
     empty = [f"{place}: the list is empty"] if _at(mapping, place) in ([], ()) else []
-    return empty + _unknown(mapping, place, "attack", ATTACKS)
+    return empty + _unknown(mapping, place, "attack", ATTACKS, "attack")
 
 
 def _unknown_sources(mapping: Mapping[str, Any]) -> list[str]:
-    systems = [name.partition("@")[0] for name in _names(mapping, "transfer")]
-    return _unknown({"transfer": systems}, "transfer", "system", SYSTEMS)
+    systems = [name.partition("@")[0] for name in _names(mapping, "transfer") if not is_reference(name)]
+    return _unknown({"transfer": systems}, "transfer", "system", SYSTEMS, "defence")
 
 
 def _of_step(mapping: Mapping[str, Any], name: str) -> list[str]:
@@ -72,12 +79,15 @@ def _of_config(mapping: Mapping[str, Any], place: str, reference: str | None) ->
     return [f"{place}.{problem}" for problem in settings_problems(load(reference), config)]
 
 
-def _unknown(mapping: Mapping[str, Any], place: str, kind: str, table: Iterable[str]) -> list[str]:
-    known = sorted(table)
+def _unknown(
+    mapping: Mapping[str, Any], place: str, kind: str, table: Iterable[str], plugin: Kind | None = None
+) -> list[str]:
+    """Return a line for each name at ``place`` that is not in ``table``, nor, of a ``plugin`` kind, the user's own."""
+    known = sorted({*table, *(plugins(plugin) if plugin else ())})
     return [
         f"{place}: there is no {kind} called '{name}'; {nearest(name, known)}"
         for name in _names(mapping, place)
-        if name not in known
+        if name not in known and not (plugin and is_reference(name))
     ]
 
 

@@ -19,7 +19,7 @@ from ismn_cli.core.settings import nearest, problems, refusal
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SUFFIXES = {".yaml", ".yml"}
 _TASKS: dict[str, type[MatrixRecipe | TrainRecipe]] = {"matrix": MatrixRecipe, "train": TrainRecipe}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -69,7 +69,18 @@ def find_recipe(name_or_path: str) -> Path:
 
 def recipe_names() -> list[tuple[str, str]]:
     """Return (name, summary) of the recipes that come with ismn."""
-    return [(file.stem, str(_read(file).get("summary", ""))) for file in _packaged()]
+    return [(name, summary) for name, _, summary in recipe_list()]
+
+
+def recipe_list() -> list[tuple[str, str, str]]:
+    """Return (name, task, summary) of the recipes that come with ismn."""
+    read = ((file.stem, _read(file)) for file in _packaged())
+    return [(name, str(it.get("task", "matrix")), str(it.get("summary", ""))) for name, it in read]
+
+
+def packaged_names() -> list[str]:
+    """Return the names of the recipes that come with ismn; no file is read."""
+    return [file.stem for file in _packaged()]
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> MatrixRecipe | TrainRecipe:
@@ -119,6 +130,11 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def yaml_nodes(text: str) -> yaml.Node | None:
+    """Return the parts of a YAML text with their places in it. Raises yaml.YAMLError."""
+    return yaml.compose(text, Loader=_Loader)
+
+
 def yaml_reason(error: Exception) -> str:
     """Return in one line what is wrong with a YAML text."""
     return " ".join(str(error).split())
@@ -146,17 +162,23 @@ def _override(mapping: dict[str, Any], override: str) -> str | None:
 
 
 def _validate(mapping: Mapping[str, Any], where: str, found: list[str]) -> MatrixRecipe | TrainRecipe:
+    recipe, wrong = examined(mapping)
+    if recipe is None or found or wrong:
+        raise refusal(where, [*found, *wrong])
+    return recipe
+
+
+def examined(mapping: Mapping[str, Any]) -> tuple[MatrixRecipe | TrainRecipe | None, list[str]]:
+    """Return the recipe, where all of its values are of the right type, and a line for each thing that is wrong."""
     task = mapping.get("task", "matrix")
     cls = _TASKS.get(task) if isinstance(task, str) else None
     if cls is None:
-        raise refusal(where, [*found, f"task: '{task}' is not a task; {nearest(str(task), sorted(_TASKS))}"])
-    found = found + catalogue_problems(mapping, cls is TrainRecipe)
+        return None, [f"task: '{task}' is not a task; {nearest(str(task), sorted(_TASKS))}"]
+    found = catalogue_problems(mapping, cls is TrainRecipe)
     try:
         recipe = cls.model_validate(mapping)
     except ValidationError as error:
-        raise refusal(where, problems(error, cls) + found) from None
-    if not _NAME.fullmatch(recipe.name):  # it names a folder of the store
+        return None, problems(error, cls) + found
+    if not NAME.fullmatch(recipe.name):  # it names a folder of the store
         found.append(f"name: '{recipe.name}' should be letters, digits, '.', '_' and '-'")
-    if found:
-        raise refusal(where, found)
-    return recipe
+    return recipe, found

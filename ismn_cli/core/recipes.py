@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
@@ -31,6 +32,33 @@ class DataChoice(Frozen):
         """Return what is chosen of the data set, apart from a number of images."""
         given = {"attribute": self.attribute, "image_size": self.image_size}
         return {name: value for name, value in given.items() if value is not None}
+
+
+class ModelChoice(Frozen):
+    """A classifier of the user's own: what it is called, and what is needed to make it."""
+
+    reference: str
+    """path/to/file.py:Name, package.module:Name, a file of TorchScript (.pt), torch.export (.pt2) or ONNX, timm:NAME,
+    hf-hub:ID, torchvision:NAME, robustbench:NAME, a plug-in's name, or a classifier of ismn's own: NAME, NAME@RUN."""
+    arguments: dict[str, JsonValue] = {}
+    """Of the class or function."""
+    checkpoint: Path | None = None
+    """Its weights: safetensors, or a state dict of torch.save."""
+    mean: Annotated[tuple[float, ...], OneOrMore] = ()
+    """Subtracted from pixels of [0, 1]: a number for each channel, or one for all."""
+    std: Annotated[tuple[float, ...], OneOrMore] = ()
+    """What they are divided by then; both or neither."""
+    unsafe_pickle: bool = False
+    """Whether files may be loaded that can run code: only where whoever made them is trusted."""
+    doctor: bool = True
+    """Whether it is examined before it is attacked, and a finding that makes the figures meaningless stops that."""
+    folder: Path | None = None
+    """Where paths and packages are looked for; the current folder unless given. Records name it."""
+
+    def anchored(self) -> ModelChoice:
+        """Return the choice with its folder written down, so that it means the same wherever it is read."""
+        folder = Path.cwd() if self.folder is None else self.folder.expanduser().absolute()
+        return self.model_copy(update={"folder": folder})
 
 
 class AttackGrid(Frozen):
@@ -70,9 +98,13 @@ class MatrixRecipe(Frozen):
     name: str
     summary: str = ""
     dataset: DataChoice = DataChoice()
+    model: ModelChoice | None = None
+    """The classifier that every system stands on, where it is one of the user's own."""
     defence: Annotated[tuple[str, ...], OneOrMore] = ("none",)
     optional: Annotated[tuple[str, ...], OneOrMore] = ()
     """Of these defences, those left out, with a note, where there are no weights for them."""
+    defence_params: dict[str, dict[str, JsonValue]] = {}
+    """Arguments of each defence of the user's own, by the name that it has above."""
     knowledge: Annotated[tuple[Knowledge, ...], OneOrMore] = (Knowledge.GRAY,)
     attack: AttackGrid = AttackGrid()
     survivors: bool = False
@@ -107,6 +139,8 @@ class TrainRecipe(Frozen):
     summary: str = ""
     system: str = "ismn"
     dataset: DataChoice = DataChoice()
+    model: ModelChoice | None = None
+    """Base classifier, where it is one of the user's own: it is defended as it is, not trained."""
     classifier: str = "auto"
     """Base classifier: "fresh" (train it first), "released", a run's id; "auto": fresh for classifier and ismn,
     for the others the newest finished training's, else the released one."""

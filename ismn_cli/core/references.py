@@ -58,13 +58,13 @@ def referred(kind: Kind, name: str, known: Iterable[str]) -> str:
     return found[name]
 
 
-def load_attribute(reference: str, kind: Kind = "model") -> Any:
-    """Import what a reference names, the current folder first on the path. Raises UsageError."""
+def load_attribute(reference: str, kind: Kind = "model", folder: Path | None = None) -> Any:
+    """Import what a reference names, ``folder`` (the current one unless given) first on the path. Raises UsageError."""
     place, _, name = reference.rpartition(":")
     if not place or not name:
         word = WORDS.get(kind, kind)
-        raise UsageError(f"'{reference}' does not say which {word}.", _hint(place or name, kind))
-    module = _imported(place, kind)
+        raise UsageError(f"'{reference}' does not say which {word}.", _hint(place or name, kind, folder))
+    module = _imported(place, kind, folder)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -86,6 +86,32 @@ def source_hash(found: Any) -> str:
         if file and Path(file).is_file():
             return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return ""
+
+
+def code_hash(reference: str, kind: Kind = "model", folder: Path | None = None) -> str:
+    """Return the sha256 over the file that a reference names and the user's other files that it imports.
+
+    Those are looked for beside it and in ``folder``, by reading, not by running; what is installed is not followed.
+    """
+    from modulefinder import ModuleFinder
+
+    place = reference.rpartition(":")[0]
+    own = source_hash(_imported(place, kind, folder))
+    root = (folder or Path.cwd()).resolve()
+    try:
+        if place.endswith(".py"):
+            path = _inside(folder, place).resolve()
+            finder = ModuleFinder([str(path.parent), str(root)])
+            finder.run_script(str(path))
+        else:
+            finder = ModuleFinder([str(root)])
+            finder.import_hook(place)
+    except (ImportError, SyntaxError, ValueError):  # installed elsewhere, or not to be read: its own file will do
+        return own
+    named = (getattr(module, "__file__", None) for module in finder.modules.values())
+    files = {Path(file) for file in named if file}
+    read = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file())
+    return hashlib.sha256("\n".join([own, *read]).encode()).hexdigest()
 
 
 def called(reference: str, found: Callable[..., Value], arguments: Mapping[str, Any], option: str) -> Value:
@@ -125,10 +151,10 @@ def form(kind: Kind) -> str:
     return f"Write it as path/to/file.py:Name or package.module:Name: a {word}, or a class or function that makes one."
 
 
-def _hint(place: str, kind: Kind) -> str:
+def _hint(place: str, kind: Kind, folder: Path | None) -> str:
     """Return what to write, with the names in the file where it is one."""
-    if place.endswith(".py") and Path(place).is_file():
-        names = _offered(_imported(place, kind))
+    if place.endswith(".py") and _inside(folder, place).is_file():
+        names = _offered(_imported(place, kind, folder))
         return f"Write {place}:NAME. It has: {', '.join(names)}." if names else form(kind)
     return form(kind)
 
@@ -151,20 +177,25 @@ def _offered(module: ModuleType) -> list[str]:
     return sorted(name for name, value in own.items() if offered(value))
 
 
-def _imported(place: str, kind: Kind) -> ModuleType:
-    _first_on_path(Path.cwd())
+def _inside(folder: Path | None, place: str) -> Path:
+    return (folder or Path.cwd()) / Path(place).expanduser()
+
+
+def _imported(place: str, kind: Kind, folder: Path | None) -> ModuleType:
+    first_on_path(folder or Path.cwd())
     if not place.endswith(".py"):
         if "/" in place:
             raise UsageError(f"'{place}' is neither a Python file nor a module.", form(kind))
         return running(place, lambda: importlib.import_module(place))
-    path = Path(place).expanduser().resolve()
+    path = _inside(folder, place).resolve()
     if not path.is_file():
-        raise UsageError(f"There is no file {place}.", "The path is taken from the current folder.")
-    _first_on_path(path.parent)
+        where = f"from {folder}" if folder else "from the current folder"
+        raise UsageError(f"There is no file {place}.", f"The path is taken {where}.")
+    first_on_path(path.parent)
     return running(place, lambda: _from_file(path))
 
 
-def _first_on_path(folder: Path) -> None:
+def first_on_path(folder: Path) -> None:
     """Put ``folder`` first where Python looks for modules, as it is for a script that lies there."""
     text = str(folder)
     if sys.path[:1] != [text]:

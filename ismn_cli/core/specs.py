@@ -11,7 +11,7 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from ismn_models.shape import Shape
 
@@ -96,6 +96,16 @@ class AttackSpec(Frozen):
     params: dict[str, JsonValue] = {}
     eot: int = 1
     """Draws that every look at a randomised system is averaged over (expectation over transformation)."""
+    code: str = ""
+    """sha256 over the code of an attack of the user's own; another file is another attack. Empty for one of ismn's."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``code`` out where there is none: the keys of ismn's own attacks are as they were before it."""
+        content: dict[str, Any] = dump(self)
+        if not self.code:
+            content.pop("code", None)
+        return content
 
     def label(self) -> str:
         """Return a short name for tables, such as "pgd 8/255"; the norm is named where it is not L-inf."""

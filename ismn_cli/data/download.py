@@ -58,7 +58,7 @@ def _from_a_mirror(name: str, md5: str, scratch: Path) -> None:
     for mirror in MNIST.mirrors:
         try:
             _ask_server(mirror + name)
-            with _socket_timeout(STALLED_AFTER):
+            with patience(STALLED_AFTER):
                 download_url(mirror + name, str(scratch), name, md5)
         except _FAILURES as error:
             failures.append(error)
@@ -85,7 +85,7 @@ def _archive(root: Path, scratch: Path) -> Path:
     if check_integrity(root / name, CIFAR10.tgz_md5):
         return root / name
     _ask_server(CIFAR10.url)
-    with _socket_timeout(STALLED_AFTER):
+    with patience(STALLED_AFTER):
         download_url(CIFAR10.url, str(scratch), name, CIFAR10.tgz_md5)
     return scratch / name
 
@@ -109,7 +109,8 @@ def _ask_server(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
+def patience(seconds: float) -> Iterator[None]:
+    """Give a server so many seconds without a byte."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

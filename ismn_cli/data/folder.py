@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from ismn_cli.data.draws import split_by_hash, too_few
 from ismn_cli.data.image_set import ImageSet
 from ismn_cli.data.pictures import SUFFIXES
 from ismn_cli.data.places import own_place
 from ismn_cli.data.problems import refusal
-from ismn_cli.data.sources import Part, Source, image_set
+from ismn_cli.data.sources import SPLITS, Part, Source, image_set, with_all_splits
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
-"""Split -> names of its folder."""
 LAYOUT = (
     "Lay the images out as DIR/train/CLASS/*.jpg, DIR/validation/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or only as "
     "DIR/CLASS/*.jpg, which is then split by hash; and give --data-dir DIR."
@@ -66,7 +58,7 @@ def source(data_dir: Path | None = None, image_size: int | None = None) -> Sourc
         notes=tuple(notes),
         hint=CHECK if any(part.files for part in parts.values()) else LAYOUT,
     )
-    return _drawn(found)
+    return with_all_splits(found)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -105,27 +97,3 @@ def _problems(root: Path, places: dict[str, Path], parts: dict[str, Part], class
         empty = [name for label, name in enumerate(classes) if label not in there]
         found += [f"{(place / name).relative_to(root)} has no images" for name in empty]
     return found
-
-
-def _drawn(found: Source) -> Source:
-    """Return the source with the splits that have no folder of their own drawn from train."""
-    wanted = [name for name in SPLITS if name not in found.parts]
-    if "train" not in found.parts or not wanted:
-        return found
-    train = found.parts["train"]
-    keys = [path.relative_to(found.root).as_posix() for path in train.files]
-    drawn = split_by_hash(train.labels, keys, wanted)
-    parts = {name: _chosen(train, drawn[name]) if name in drawn else found.parts[name] for name in SPLITS}
-    counts = ", ".join(f"{len(drawn[name]):,} for {name}" for name in drawn)
-    note = f"{found.name} is split by a hash of its files' names: {counts}."
-    few = [found.classes[label] for label in too_few(train.labels, wanted)]
-    problems = [f"{name} has too few images to be split: {len(wanted) + 1} are the least" for name in few]
-    return replace(found, parts=parts, notes=(*found.notes, note), problems=(*found.problems, *problems))
-
-
-def _chosen(part: Part, positions: Sequence[int]) -> Part:
-    return Part(
-        tuple(part.files[i] for i in positions),
-        tuple(part.labels[i] for i in positions),
-        tuple(part.ids[i] for i in positions),
-    )

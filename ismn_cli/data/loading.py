@@ -1,12 +1,14 @@
-"""Data sets by name."""
+"""Data sets by name or reference: the one way from a choice to its images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ismn_cli.core import catalogue
+from ismn_cli.core.datasets import find_dataset
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import DataChoice
+from ismn_cli.core.torchvision_sets import PREFIX
 from ismn_cli.data import cifar10_files, mnist_files
 from ismn_cli.data.cifar10_files import ALL_BATCHES, find_copy
 from ismn_cli.data.image_set import ImageSet
@@ -25,7 +27,7 @@ def load_dataset(choice: DataChoice, split: str, data_dir: Path | None, seed: in
 
 def chosen(choice: DataChoice) -> tuple[catalogue.DatasetEntry, dict[str, str | int]]:
     """Return the data set and its options. Raises UsageError: an unknown name, an option that it does not take."""
-    entry = catalogue.find(catalogue.DATASETS, "data set", choice.name)
+    entry = find_dataset(choice.name)
     options = choice.options()
     idle = [name for name in options if name not in entry.options]
     if idle:
@@ -33,7 +35,7 @@ def chosen(choice: DataChoice) -> tuple[catalogue.DatasetEntry, dict[str, str | 
         raise UsageError(
             f"{entry.name} takes no {idle[0]}.", f"Leave it out; data sets that do: {', '.join(able) or 'none'}."
         )
-    return entry, options
+    return entry, {**options, **entry.arguments}
 
 
 def dataset_at_hand(data_dir: Path | None) -> bool:
@@ -54,6 +56,10 @@ def not_at_hand(name: str, data_dir: Path | None) -> UsageError | None:
             return _absent(cifar10_files.not_found("", data_dir))
         if name == "mnist" and not all(mnist_files.find_copy(part, data_dir) for part in mnist_files.COUNTS):
             return _absent(mnist_files.not_found("", data_dir))
+        if name.startswith(PREFIX):
+            from ismn_cli.data.torchvision_set import not_here  # noqa: PLC0415 - seconds to import
+
+            return not_here(find_dataset(name).arguments["which"], data_dir)
     except UsageError as error:
         return error
     return None

@@ -15,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 
-_CHANNELS = {"1": 1, "L": 1, "LA": 1} | dict.fromkeys(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"), 3)
+CHANNELS = {"1": 1, "L": 1, "LA": 1} | dict.fromkeys(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"), 3)
+"""Mode of an image -> channels that it is read with; others are not read."""
 _END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 1024
 """Bytes at the end of a file in which its end marker is looked for."""
@@ -43,7 +44,7 @@ def examine(path: str | Path, full: bool = False) -> Examined:
     """
     try:
         with Image.open(path) as image:
-            channels = _CHANNELS.get(image.mode)
+            channels = CHANNELS.get(image.mode)
             if channels is None:
                 return f"its pixels are of kind {image.mode}, not of 8 bits a channel"
             if full or not _ends_whole(Path(path), image.format or ""):
@@ -61,10 +62,15 @@ def examine_all(full: bool, paths: Sequence[str]) -> list[Examined]:
 def decode(path: str | Path, channels: int, size: int) -> npt.NDArray[np.uint8]:
     """Return uint8 [channels, size, size]: the largest square in the middle, resized by antialiased bilinear filter."""
     with Image.open(path) as image:
-        # by way of RGBA, as Pillow asks for where a palette has transparent colours
-        square = centred(image.convert("RGBA") if "transparency" in image.info else image)
-        square = square.convert("RGB" if channels == 3 else "L")
+        square = square_of(image, channels)
     return resized(square, size)
+
+
+def square_of(image: Image.Image, channels: int) -> Image.Image:
+    """Return the largest square in the middle of an image, in grey (1 channel) or colour (3)."""
+    # by way of RGBA, as Pillow asks for where a palette has transparent colours
+    square = centred(image.convert("RGBA") if "transparency" in image.info else image)
+    return square.convert("RGB" if channels == 3 else "L")
 
 
 def resized(square: Image.Image, size: int) -> npt.NDArray[np.uint8]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ismn_cli.data.decoded import Decoded, Problem, Survey, decoded, survey
+from ismn_cli.data.draws import split_by_hash, too_few
 from ismn_cli.data.image_set import ImageSet
 from ismn_cli.data.places import first_time
 from ismn_cli.data.problems import no_split, refusal
@@ -19,6 +20,12 @@ from ismn_cli.data.problems import no_split, refusal
 log = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 128
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
+"""Split -> what it is called in a user's own folders and tables."""
 
 
 @dataclass(frozen=True)
@@ -152,3 +159,27 @@ def _short(path: Path, root: Path) -> str:
     text = str(path.relative_to(root) if path.is_relative_to(root) else path)
     # a name need not be text
     return text.encode(errors="replace").decode()
+
+
+def with_all_splits(found: Source) -> Source:
+    """Return the source with the splits that it lacks, validation and test, drawn from train by hash."""
+    wanted = [name for name in SPLITS if name not in found.parts]
+    if "train" not in found.parts or not wanted:
+        return found
+    train = found.parts["train"]
+    keys = [path.relative_to(found.root).as_posix() for path in train.files]
+    drawn = split_by_hash(train.labels, keys, wanted)
+    parts = {name: _chosen(train, drawn[name]) if name in drawn else found.parts[name] for name in SPLITS}
+    counts = ", ".join(f"{len(drawn[name]):,} for {name}" for name in drawn)
+    note = f"{found.name} is split by a hash of its files' names: {counts}."
+    few = [found.classes[label] for label in too_few(train.labels, wanted)]
+    problems = [f"{name} has too few images to be split: {len(wanted) + 1} are the least" for name in few]
+    return replace(found, parts=parts, notes=(*found.notes, note), problems=(*found.problems, *problems))
+
+
+def _chosen(part: Part, positions: Sequence[int]) -> Part:
+    return Part(
+        tuple(part.files[i] for i in positions),
+        tuple(part.labels[i] for i in positions),
+        tuple(part.ids[i] for i in positions),
+    )

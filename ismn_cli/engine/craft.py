@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
 from ismn_cli.engine.groups import filled, groups
+from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
 
@@ -26,12 +28,15 @@ class Proposed(NamedTuple):
 
     images: Tensor
     notes: tuple[str, ...] = ()
+    void: Tensor | None = None
+    """bool [N]: what it says of these counts for nothing, and a note says why; None: all counts."""
 
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor | Proposed]
 """(model, x [N, C, H, W] in [0, 1], y int64 [N]) -> images of the same shape.
 
-The model is a `Counted` one: besides logits, its `look` gives the margin of a detector in the way, if any.
+The model is a `Counted` one: besides logits, its `look` gives the margin of a detector in the way, if any. One that
+says it is ``foreign`` is the user's own: model and settings are guarded against it (see `ismn_cli.engine.guard`).
 """
 
 
@@ -74,14 +79,13 @@ def craft_batch(
     with evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
         counted.eval()
         propose = _at_once if together else _in_groups
-        proposed, said = propose(attack, counted, x, y, seed)
+        given = propose(attack, counted, x, y, seed)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
-    adversarial, failed, notes = _verify(proposed, x, threat)
+    adversarial, failed, notes = _verify(given, x, threat)
     linf, l2 = distances(adversarial, x)
-    # An attack that gave nothing has said why already.
-    notes = said if len(x) and said and bool(proposed.isnan().all()) else (*said, *notes)
+    notes = (*given.notes, *notes)
     return Crafted(adversarial, failed, notes, linf, l2, counted.forwards, counted.backwards, seconds)
 
 
@@ -107,17 +111,48 @@ def _at_once(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) ->
 
 def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
     """Return the attack's images for every group of x, and what it said, once."""
-    images: list[Tensor] = [x[:0]]
+    images, void = [x[:0]], [x.new_zeros(0, dtype=torch.bool)]
     said: list[str] = []
     for rows in groups(x):
         with isolated(seed), Common():
-            proposed, notes = _propose(attack, model, x[rows], y[rows])
-        images.append(proposed)
-        said += notes
-    return Proposed(torch.cat(images), merged(said))
+            proposed = _propose(attack, model, x[rows], y[rows])
+        images.append(proposed.images)
+        void.append(_void(proposed))
+        said += proposed.notes
+    return Proposed(torch.cat(images), merged(said), torch.cat(void))
+
+
+def _void(proposed: Proposed) -> Tensor:
+    """Return bool [N]: which of the images count for nothing."""
+    images, void = proposed.images, proposed.void
+    return torch.zeros(len(images), dtype=torch.bool, device=images.device) if void is None else void
 
 
 def _propose(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
+    """Return the attack's images. Of an attack of the user's own none count where it harmed what it was lent."""
+    if not getattr(attack, "foreign", False):
+        return _proposed(attack, model, x, y)
+    guard, harm = Guard(model), list[str]()
+    try:
+        proposed = _proposed(attack, model, x, y)
+    finally:
+        harm = guard.restored()
+    own = _by_itself(guard, model.model, x) if harm else []
+    harm = [harmed for harmed in harm if harmed not in own]
+    if not harm:
+        return proposed
+    notes = tuple(f"the attack {harmed} on {len(x)} samples" for harmed in harm)
+    return _nothing(x, *proposed.notes, *notes)
+
+
+def _by_itself(guard: Guard, model: nn.Module, x: Tensor) -> list[str]:
+    """Return what ``model`` does to itself where it does no more than answer: no attack is to blame for that."""
+    with suppress(Exception):  # what it raises, it raises in the attack's hands
+        model(filled(x))
+    return guard.restored()
+
+
+def _proposed(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
     """Return the attack's images, or NaN and a note where it gave none. It works on copies of x and y.
 
     An attack with ``whole_groups`` is given a group filled up with copies.
@@ -134,17 +169,17 @@ def _propose(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
                 f"Memory ran out while attacking {len(x)} images at once.", "Give a smaller batch size."
             ) from None
         return _nothing(x, f"the attack crashed on {len(x)} samples: {_reason(error)}")
-    proposed, notes = answer if isinstance(answer, Proposed) else Proposed(answer)
+    proposed, notes, void = answer if isinstance(answer, Proposed) else Proposed(answer)
     if whole and isinstance(proposed, Tensor):
-        proposed = proposed[: len(x)]
+        proposed, void = proposed[: len(x)], None if void is None else void[: len(x)]
     if not isinstance(proposed, Tensor) or proposed.shape != x.shape or not proposed.is_floating_point():
         kind = _kind(proposed) if isinstance(proposed, Tensor) else type(proposed).__name__
         return _nothing(x, f"the attack returned {kind} for images {list(x.shape)}")
-    return Proposed(proposed.detach().to(x), notes)
+    return Proposed(proposed.detach().to(x), notes, void)
 
 
-def _nothing(x: Tensor, note: str) -> Proposed:
-    return Proposed(torch.full_like(x, torch.nan), (note,))
+def _nothing(x: Tensor, *notes: str) -> Proposed:
+    return Proposed(torch.full_like(x, torch.nan), notes, torch.ones(len(x), dtype=torch.bool, device=x.device))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -163,14 +198,15 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _verify(proposed: Tensor, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _verify(given: Proposed, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return images that keep to the threat model, which samples failed, and notes why."""
+    proposed, void = given.images, _void(given)
     finite = proposed.isfinite().flatten(1).all(1)
-    kept = finite & allowed(proposed, x, threat) if len(x) else finite
+    kept = finite & ~void & allowed(proposed, x, threat) if len(x) else finite
     adversarial = torch.where(kept[:, None, None, None], project(proposed, x, threat), x)
     notes = []
-    if not finite.all():
-        notes.append(f"the attack returned values that are not finite for {int((~finite).sum())} samples")
-    if strayed := int((finite & ~kept).sum()):
+    if endless := int((~finite & ~void).sum()):
+        notes.append(f"the attack returned values that are not finite for {endless} samples")
+    if strayed := int((finite & ~kept & ~void).sum()):
         notes.append(f"the attack left the threat model on {strayed} samples")
     return adversarial, ~kept, tuple(notes)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ismn_cli.core.specs import Search
 from ismn_cli.engine.device import has_bf16
+from ismn_cli.engine.modes import evaluating
 from ismn_models.pipeline import Defence, Pipeline
 
 CLOSE = 0.01
@@ -36,6 +37,16 @@ class Guarded(nn.Module):
         logits: Tensor = self.light(x.to(torch.bfloat16, memory_format=torch.channels_last)).float()
         close = _close(logits.detach()).nonzero()[:, 0]
         return logits.index_put((close,), self.net(x[close])) if len(close) else logits
+
+
+def can_be_guarded(net: nn.Module, x: Tensor) -> bool:
+    """Return whether ``net`` can be copied, converted to bf16, and still answers x [N, C, H, W] then."""
+    try:
+        with evaluating(net), torch.no_grad():
+            light = Guarded(net).light(x.to(torch.bfloat16, memory_format=torch.channels_last))
+        return isinstance(light, Tensor) and light.is_floating_point()
+    except Exception:  # whatever a stranger's module raises where it is copied or converted
+        return False
 
 
 def _close(logits: Tensor) -> Tensor:

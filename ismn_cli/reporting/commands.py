@@ -75,6 +75,8 @@ def narrowed(recipe: MatrixRecipe, cell: Cell) -> MatrixRecipe:
         "survivors": recipe.survivors and not _shared(cell),
         "transfer": recipe.transfer if cell.sources else MatrixRecipe.model_fields["transfer"].default,
     }
+    there = {cell.defence.name, *(source.name for source in cell.sources)}
+    changes["defence_params"] = {name: given for name, given in recipe.defence_params.items() if name in there}
     return recipe.model_copy(update=changes)
 
 
@@ -104,7 +106,8 @@ def _has_options(recipe: MatrixRecipe) -> bool:
     """Whether `ismn attack` has options for all that ``recipe`` asks; it gives parameters to all methods alike."""
     plain = {name: MatrixRecipe.model_fields[name].default for name in ("survivors", "draws", "stand_in_for")}
     alike = len(recipe.attack.method) == 1 or not recipe.attack.params
-    empty = not (recipe.optional or recipe.training or recipe.attack.method_at)
+    empty = not (recipe.optional or recipe.training or recipe.attack.method_at or recipe.defence_params)
+    empty = empty and not any("," in name for name in (*recipe.defence, *recipe.attack.method, *recipe.transfer))
     known = recipe.search is not Search.BF16
     return alike and empty and known and all(getattr(recipe, name) == value for name, value in plain.items())
 

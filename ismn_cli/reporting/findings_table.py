@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ismn_cli.core.checks import CHECKS
+from ismn_cli.core.conformance import RULES
 from ismn_cli.core.errors import unknown_name
 from ismn_cli.core.findings import Check, Finding, Verdict, worst
 from ismn_cli.reporting.markdown import escape
@@ -91,7 +92,7 @@ def grouped(findings: Iterable[Finding]) -> list[Group]:
 
 def check_of(code: str) -> Check:
     """Return the check with this code; a nameless one where a newer ismn has stored the finding."""
-    return CHECKS.get(code) or Check(code, "(unknown here)", "", "", "", "")
+    return CHECKS.get(code) or RULES.get(code) or Check(code, "(unknown here)", "", "", "", "")
 
 
 def _count(verdict: Verdict, findings: Sequence[Finding]) -> str:

@@ -112,6 +112,8 @@ def _command(record: RunRecord, recipe: MatrixRecipe, changes: dict[str, Any]) -
     words = [word for name, value in options.items() if value is not None for word in (name, _joined(value))]
     params = [f"{name}={value}" for method in recipe.attack.params.values() for name, value in method.items()]
     words += [word for param in params for word in ("--param", param)]
+    given = [f"{name}={value}" for values in recipe.defence_params.values() for name, value in values.items()]
+    words += [word for argument in dict.fromkeys(given) for word in ("--defence-arg", argument)]
     return shlex.join(["ismn", "attack", "--defence", ",".join(recipe.defence), *words])
 
 

@@ -14,6 +14,7 @@ from ismn_cli.core.records import Answers, CellResult, Outcome
 from ismn_cli.core.specs import Cell
 from ismn_cli.core.store import Store
 from ismn_cli.stages.jobs import Job, tally
+from ismn_cli.stages.user_defences import asked
 
 if TYPE_CHECKING:
     import torch
@@ -217,7 +218,7 @@ class Bench:
         from ismn_cli.engine.rng import derive
 
         seeds = [derive(self.seed, "judge", draw) for draw in range(cell.draws)]
-        judged = [judge(pipeline, [x], seed=seed) for seed in seeds]
+        judged = asked(cell.defence.name, lambda: [judge(pipeline, [x], seed=seed) for seed in seeds])
         return Part(tuple(answers for answers, _ in judged), judged[0][1])
 
     def _result(

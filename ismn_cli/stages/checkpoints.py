@@ -1,7 +1,11 @@
-"""Weights of other people's models: a file of tensors, whatever they are wrapped in, into a module. No code runs."""
+"""Weights of other people's models: a file of tensors, whatever they are wrapped in, into a module.
+
+No code of a file runs, unless its reader says so: ``unsafe``.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +15,7 @@ from ismn_cli.core.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_LOG = logging.getLogger("ismn")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Under which of a checkpoint's entries a state dict may lie."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -19,16 +24,16 @@ NAMED = 4
 """Names that an error lists."""
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
+def load_checkpoint(model: nn.Module, path: Path, unsafe: bool = False) -> None:
     """Load the tensors of ``path`` into ``model``, all of them and nothing else.
 
-    A safetensors file, or one of torch.save that holds tensors only. Raises UsageError for a file that cannot be
-    read without running code from it, and, with the names, for one that belongs to another model; then nothing
-    was changed.
+    A safetensors file, or one of torch.save that holds tensors only; ``unsafe``: or anything at all. Raises UsageError
+    for a file that cannot be read without running code from it, and, with the names, for one that belongs to another
+    model; then nothing was changed.
     """
     import torch
 
-    state, wanted = _fitted(read_tensors(path), model), model.state_dict()
+    state, wanted = _fitted(read_tensors(path, unsafe), model), model.state_dict()
     problems = _problems(state, wanted)
     if problems:
         raise UsageError(
@@ -40,11 +45,11 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             wanted[name].copy_(tensor)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, unsafe: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a file by name. Raises UsageError."""
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", "Give the weights as --checkpoint FILE.")
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, unsafe)
     return _unwrapped(content, path)
 
 
@@ -58,21 +63,49 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} is not a whole safetensors file: {error}.", "Fetch it again.") from None
 
 
-def _torch(path: Path) -> Any:
+def _torch(path: Path, unsafe: bool) -> Any:
+    import pickle
+
+    from torch import nn
+
+    try:
+        content = read_pickle(path, unsafe=False)
+    except pickle.UnpicklingError:
+        if not unsafe:
+            raise UsageError(
+                f"{path} holds more than tensors, or is not of torch.save; ismn runs no code from a weights file.",
+                "Save the tensors alone: torch.save(model.state_dict(), 'weights.pt'). Or, where you trust who made "
+                "it: --unsafe-pickle.",
+            ) from None
+        _LOG.warning("%s is opened with --unsafe-pickle: whatever code is in it runs.", path)
+        content = read_pickle(path, unsafe=True)
+    return content.state_dict() if isinstance(content, nn.Module) else content
+
+
+def read_pickle(path: Path, unsafe: bool) -> Any:
+    """Return what torch.save has written. ``unsafe``: whatever it is, and whatever code it runs.
+
+    Raises UsageError for what is not a whole file; otherwise UnpicklingError for what is not tensors alone.
+    """
     import pickle
 
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"{path} holds more than tensors, or is not of torch.save; ismn runs no code from a weights file.",
-            "Where you trust it, save the tensors alone: torch.save(model.state_dict(), 'weights.pt').",
-        ) from None
+        return torch.load(path, map_location="cpu", weights_only=not unsafe)
+    except pickle.UnpicklingError as error:
+        if not unsafe:
+            raise
+        failed: Exception = error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path} is not a whole file of torch.save: {reason[:120]}", "Fetch it again.") from None
+        failed = error
+    except Exception as error:  # a pickle may raise anything at all
+        raise UsageError(
+            f"{path} cannot be opened: {type(error).__name__}: {error}.",
+            "Is the code that it was saved from in this folder, or installed?",
+        ) from error
+    reason = (str(failed).strip().splitlines() or [type(failed).__name__])[0]
+    raise UsageError(f"{path} is not a whole file of torch.save: {reason[:120]}", "Fetch it again.") from None
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
@@ -84,7 +117,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
         if tensors and len(tensors) == len(content):
             return tensors
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        inner = next((each for key in WRAPPERS if (each := _mapping(content.get(key))) is not None), None)
         if inner is None:
             break
         content = inner
@@ -93,6 +126,15 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         f"{path} holds no state dict: {found}.",
         f"Save one alone, or under one of these names: {', '.join(WRAPPERS)}.",
     )
+
+
+def _mapping(value: Any) -> Mapping[Any, Any] | None:
+    """Return a dictionary, or that of a pickled module."""
+    from torch import nn
+
+    if isinstance(value, nn.Module):
+        return value.state_dict()
+    return value if isinstance(value, Mapping) else None
 
 
 def _fitted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

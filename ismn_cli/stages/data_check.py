@@ -77,9 +77,11 @@ def _of_files(entry: DatasetEntry, options: dict[str, str | int], data_dir: Path
         source: Source = load(str(entry.source))(data_dir, **options)
     except DataError as error:
         return DataReport(entry.name, problems=error.problems, hints=(error.hint,))
-    files = [path for path in source.files() if path.exists()]
+    there = {path: path.exists() for path in source.files()}
+    files = [path for path, exists in there.items() if exists]
+    gone = source.inside([(str(path), "is missing") for path, exists in there.items() if not exists])
     survey, broken = examined([str(path) for path in files], full)
-    problems = [*source.problems, *source.inside(broken), *channel_problems(source, survey)]
+    problems = [*source.problems, *gone, *source.inside(broken), *channel_problems(source, survey)]
     what = "decoded" if full else "examined by header and end; --full decodes them"
     facts = (f"{len(files):,} files of {_bytes(files)}, {what}", _sizes(survey), *source.notes)
     splits = tuple(_counted(name, source.classes, part.labels) for name, part in source.parts.items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ismn_cli.core.records import Answers, Draws
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge
 from ismn_cli.stages.resolve import Resolved
+from ismn_cli.stages.user_defences import asked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +52,9 @@ class Job:
         """Return the attacker's own look at the whole system, which only an adaptive one has."""
         if self.knowledge is not Knowledge.ADAPTIVE:
             return None
-        return verdict(self._system().pipeline, seed, self.cells[0][1].draws)
+        system = self._system()
+        rank = verdict(system.pipeline, seed, self.cells[0][1].draws)
+        return lambda x, y: asked(system.subject.name, lambda: rank(x, y))
 
     def label(self) -> str:
         """Return a short name: the attack, and the defence whose score is shown."""

@@ -21,6 +21,7 @@ from ismn_cli.stages.ceilings import ensure_ceilings
 from ismn_cli.stages.cells import OnBatch
 from ismn_cli.stages.costs import costs_of
 from ismn_cli.stages.curves import tell_cells, tell_worst
+from ismn_cli.stages.doctor import before_attack
 from ismn_cli.stages.gallery import keep_gallery
 from ismn_cli.stages.plan import Matrix, plan_matrix
 from ismn_cli.stages.record_audit import audit_records
@@ -86,6 +87,7 @@ def run_plan(
 
     environment = capture(str(matrix.device), torch.get_num_threads())
     recipe = matrix.recipe
+    before_attack(matrix.own, matrix.images, store, matrix.device)
     run = store.start_run(kind, recipe.name, recipe.model_dump(mode="json"), environment, matrix.identity())
     with marking(run), Tracking(track, run) as tracking:
         _test_attacks(matrix, store, on_progress)

@@ -16,16 +16,20 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.forecast import Forecast
 from ismn_cli.core.outlook import Footprint, Outlook, PlannedSystem, PlannedTraining
 from ismn_cli.core.recipes import MatrixRecipe, Recipe, TrainRecipe
+from ismn_cli.core.references import running
 from ismn_cli.core.runs import run_id_of
 from ismn_cli.core.specs import Cell, DataKind, Knowledge
 from ismn_cli.core.store import Store
+from ismn_cli.stages.bases import Base
 from ismn_cli.stages.footprints import Place, attack_footprint, stage_facts, training_footprints
 from ismn_cli.stages.forecast import forecast
+from ismn_cli.stages.own_base import check_gradients, on_own_base
 from ismn_cli.stages.plan import Matrix, resolve_attacks, sources_of
 from ismn_cli.stages.resolve import Resolved, finished, needs_base_only, resolve
 from ismn_cli.stages.steps import Steps
 from ismn_cli.stages.train import Plan, plan_training, training_stages
 from ismn_cli.stages.trainings import step_recipe
+from ismn_cli.stages.user_defences import DefenceSetup, defended, make_defence, setup_of
 
 if TYPE_CHECKING:
     import torch
@@ -156,21 +160,27 @@ def _of_matrix(
 
     images = load_dataset(recipe.dataset, "test", data_dir, recipe.seed)
     attacks = resolve_attacks(recipe, len(images.classes))
+    recipe, own = on_own_base(recipe, images, store, chosen)
+    check_gradients(own, attacks)
     trainings = _trainings(recipe, store, data_dir, device)
-    rows = [_system(name, recipe, trainings, store, images.kind) for name in dict.fromkeys(recipe.defence)]
+    setup = setup_of(recipe, data_dir, chosen)
+    rows = [
+        _system(name, recipe, trainings, store, images.kind, own, setup) for name in dict.fromkeys(recipe.defence)
+    ]
     ready = tuple(row.resolved for row in rows if row.resolved)
-    matrix = Matrix(recipe, images, ready, attacks, _sources(recipe, trainings, store, images.kind), chosen)
+    sources = _sources(recipe, trainings, partial(resolve, store=store, kind=images.kind, setup=setup))
+    matrix = Matrix(recipe, images, ready, attacks, sources, chosen)
     return matrix, trainings, rows
 
 
 def _sources(
-    recipe: MatrixRecipe, trainings: Mapping[str, _Training], store: Store, kind: DataKind
+    recipe: MatrixRecipe, trainings: Mapping[str, _Training], found: Callable[[str, str], Resolved]
 ) -> tuple[Resolved, ...]:
     """Return the attacker's own systems; none where they are still to be trained."""
     runs = {name: training.run for name, training in trainings.items() if training.run}
     steps = Steps({name: recipe.training[name].system for name in runs}, runs)
     try:
-        return sources_of(recipe, partial(resolve, store=store, kind=kind), steps)
+        return sources_of(recipe, found, steps)
     except UsageError:
         if len(runs) < len(trainings):
             return ()
@@ -197,8 +207,17 @@ def _found(plan: Plan, store: Store) -> _Training:
 
 
 def _system(
-    name: str, recipe: MatrixRecipe, trainings: Mapping[str, _Training], store: Store, kind: DataKind
+    name: str,
+    recipe: MatrixRecipe,
+    trainings: Mapping[str, _Training],
+    store: Store,
+    kind: DataKind,
+    own: Base | None,
+    setup: DefenceSetup,
 ) -> _System:
+    if name not in SYSTEMS:
+        plain = _system("none", recipe, trainings, store, kind, own, setup)
+        return _before(name, plain, setup, store, kind)
     entry = find(SYSTEMS, "system", name)
     step = _step_of(entry, trainings)
     training = trainings[step] if step else None
@@ -207,10 +226,27 @@ def _system(
         return _System(name, f"trained first, in step {step}", False, build)
     try:
         weights = training.run if training and training.run else recipe.weights
-        resolved = resolve(name, weights, store, kind)
+        resolved = resolve(name, weights, store, kind, own=own)
     except UsageError as error:
-        return _System(name, f"{error.message} {error.hint}", True, partial(_untrained, entry, kind.shape))
-    return _System(name, resolved.origin, False, partial(copy.deepcopy, resolved.pipeline), resolved)
+        build = partial(_untrained, entry, kind.shape, own.net if own else None)
+        return _System(name, f"{error.message} {error.hint}", True, build)
+    return _System(name, resolved.origin, False, partial(_copied, resolved.pipeline), resolved)
+
+
+def _copied(system: Pipeline) -> Pipeline:
+    """Return a copy, to be measured. Raises UsageError where the user's code makes none."""
+    return running("copy.deepcopy of the model, which a plan needs,", lambda: copy.deepcopy(system))
+
+
+def _before(name: str, plain: _System, setup: DefenceSetup, store: Store, kind: DataKind) -> _System:
+    """Return a defence of the user's own before the classifier of ``plain``, an undefended system."""
+    from ismn_models.pipeline import Pipeline
+
+    if plain.resolved is not None:
+        found = defended(name, plain.resolved, setup, store, kind)
+        return _System(name, found.origin, False, partial(_copied, found.pipeline), found)
+    defence, _ = make_defence(name, setup.arguments.get(name, {}))
+    return _System(name, plain.origin, plain.missing, lambda: Pipeline(plain.build().base, copy.deepcopy(defence)))
 
 
 def _step_of(entry: SystemEntry, trainings: Mapping[str, _Training]) -> str | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Search, ThreatModel
 from ismn_cli.core.store import Store
+from ismn_cli.stages.bases import Base
 from ismn_cli.stages.cells import Bench
 from ismn_cli.stages.jobs import Job
+from ismn_cli.stages.own_base import check_gradients, on_own_base
 from ismn_cli.stages.resolve import Resolved, resolve
 from ismn_cli.stages.steps import NO_STEPS, Steps
+from ismn_cli.stages.user_defences import setup_of, split_run
 from ismn_cli.stages.weights import on_device
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ class Matrix:
     device: torch.device
     left_out: tuple[str, ...] = ()
     """Why each optional system that has no weights is missing."""
+    own: Base | None = None
+    """The classifier that all systems stand on, where the user has named one."""
 
     def clean_cell(self, system: Resolved) -> Cell:
         """Return the cell of ``system`` without attack."""
@@ -72,7 +78,7 @@ class Matrix:
 
     def identity(self) -> str:
         """Return the hash of what decides the results."""
-        content = self.recipe.model_dump(mode="json", exclude={"name", "summary", "weights"})
+        content = self.recipe.model_dump(mode="json", exclude={"name", "summary", "weights", "model", "defence_params"})
         content["systems"] = [[s.base.weights, s.subject.key()] for s in (*self.systems, *self.sources)]
         content["search"] = self.search().value
         content["samples"] = self.images.samples().key()
@@ -122,8 +128,15 @@ def _shared(knowledge: Knowledge, attack: AttackSpec) -> bool:
 
 def _is_transferred(knowledge: Knowledge, attack: AttackSpec) -> bool:
     """Whether the examples are made on the attacker's own systems: a black box gives no gradient."""
-    entry = ATTACKS.get(attack.method)  # none has the method of examples made elsewhere
-    return knowledge is Knowledge.BLACK and entry is not None and entry.gradient
+    made_here = attack.method in ATTACKS or attack.code != ""  # examples made elsewhere are of no attack
+    return knowledge is Knowledge.BLACK and made_here and needs_gradients(attack.method)
+
+
+def needs_gradients(method: str) -> bool:
+    """Whether an attack, one of ismn's or of the user's own, differentiates what it attacks."""
+    from ismn_cli.attacks.params import find_attack
+
+    return find_attack(method).gradient
 
 
 def plan_matrix(
@@ -144,15 +157,18 @@ def plan_matrix(
     chosen = pick_device(device)
     images = load_dataset(recipe.dataset, "test", data_dir, recipe.seed)
     attacks = resolve_attacks(recipe, len(images.classes))
+    recipe, own = on_own_base(recipe, images, store, chosen)
+    check_gradients(own, attacks)
+    setup = setup_of(recipe, data_dir, chosen)
 
-    def found(name: str, weights: str) -> Resolved:
-        system = resolve(name, weights, store, images.kind, prefer_base)
+    def found(name: str, weights: str, base: Base | None = None) -> Resolved:
+        system = resolve(name, weights, store, images.kind, prefer_base, base, setup)
         on_device(system.pipeline, chosen)
         return system
 
-    systems, left_out = _available(recipe, found, steps)
-    sources = sources_of(recipe, found, steps)
-    return Matrix(recipe, images, systems, attacks, sources, chosen, left_out)
+    systems, left_out = _available(recipe, partial(found, base=own), steps)
+    sources = sources_of(recipe, found, steps)  # the attacker's own need not stand on the user's classifier
+    return Matrix(recipe, images, systems, attacks, sources, chosen, left_out, own)
 
 
 def _available(
@@ -181,14 +197,14 @@ def sources_of(
 
 def _source(name: str, weights: str, steps: Steps) -> tuple[str, str]:
     """Read "name" or "name@RUN": a system, and where its weights come from."""
-    system, _, run = name.partition("@")
+    system, run = split_run(name)
     return system, run or steps.weights_of(system, weights)
 
 
 def _transferred(recipe: MatrixRecipe) -> tuple[str, ...]:
     """Return the systems that examples are transferred from; none where no attack needs any."""
     methods = recipe.attack.methods(Knowledge.BLACK) if Knowledge.BLACK in recipe.knowledge else ()
-    return tuple(dict.fromkeys(recipe.transfer)) if any(ATTACKS[m].gradient for m in methods) else ()
+    return tuple(dict.fromkeys(recipe.transfer)) if any(map(needs_gradients, methods)) else ()
 
 
 def resolve_attacks(recipe: MatrixRecipe, num_classes: int) -> AttacksAt:

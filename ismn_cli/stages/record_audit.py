@@ -79,7 +79,8 @@ def strongest(system: System) -> tuple[Knowledge, AttackSpec] | None:
 
 def concerns(finding: Finding, systems: Sequence[System]) -> bool:
     """Whether ``finding`` is about one of ``systems``."""
-    return finding.subject.split(", ")[0] in {system.label for system in systems}
+    # A name of the user's own may have a comma in it.
+    return any(finding.subject == s.label or finding.subject.startswith(f"{s.label}, ") for s in systems)
 
 
 def answered(findings: Sequence[Finding]) -> list[Finding]:

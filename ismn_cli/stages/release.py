@@ -83,6 +83,12 @@ def release(
         if name not in TRAINABLE:
             raise unknown_name("system to release", name, TRAINABLE)
     sources = {name: run_source(store.run(run)) for name, run in runs.items()}
+    for name, source in sources.items():
+        if source.header.model is not None:
+            raise UsageError(
+                f"{source.origin} stands on {source.header.model.reference}, which is not ismn's to release.",
+                f"Train it on ismn's own: ismn train --system {name} --classifier released",
+            )
     dataset = next(iter(sources.values())).header.dataset
     test = load_dataset(DataChoice(name=dataset, limit=limit), "test", data_dir)
     shop = Workshop(store, destination, test, pick_device(device))

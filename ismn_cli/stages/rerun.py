@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ismn_cli.core.catalogue import ATTACKS, DATASETS
+from ismn_cli.core.catalogue import SYSTEMS
+from ismn_cli.core.datasets import named
 from ismn_cli.core.environment import capture
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.paired import sample_differences
@@ -20,11 +21,14 @@ from ismn_cli.core.records import CellResult, Environment, RunRecord
 from ismn_cli.core.repeated import Repeated
 from ismn_cli.core.specs import AttackSpec, Cell, DataKind, Knowledge, Samples, Subject
 from ismn_cli.core.store import Store
+from ismn_cli.stages.bases import Base
 from ismn_cli.stages.matrix import OnProgress, compute
+from ismn_cli.stages.own_base import on_own_base
 from ismn_cli.stages.pinned import find_pinned
 from ismn_cli.stages.plan import AttacksAt, Matrix
 from ismn_cli.stages.resolve import Resolved
 from ismn_cli.stages.score import METHOD, score_matrix
+from ismn_cli.stages.user_defences import DefenceSetup, setup_of
 from ismn_cli.stages.weights import on_device
 
 SCRATCH = "reruns"
@@ -75,7 +79,7 @@ def recorded_of(found: RunRecord | CellResult, store: Store) -> Recorded:
 
 def _check_repeatable(result: CellResult) -> None:
     attack = result.cell.attack
-    if attack is not None and attack.method not in ATTACKS:
+    if attack is not None and attack.method == METHOD:
         raise UsageError(
             "The examples of this cell were made elsewhere, and a cell does not say where they lie.",
             "Give the record of its run: STORE/runs/score-.../record.json",
@@ -100,14 +104,12 @@ def _recipe_of(cell: Cell) -> MatrixRecipe:
 
 def _choice(samples: Samples) -> DataChoice:
     """Read "celeba/Smiling@128" and how many images were taken."""
-    whole, _, size = samples.dataset.partition("@")
-    name, _, rest = whole.partition("/")
-    takes = DATASETS[name].options if name in DATASETS else ()
+    there = named(samples.dataset)
     return DataChoice(
-        name=name,
+        name=there.name,
         limit=samples.count if samples.limited else None,
-        attribute=rest if "attribute" in takes else None,
-        image_size=int(size) if size.isdigit() and "image_size" in takes else None,
+        attribute=there.rest if "attribute" in there.options else None,
+        image_size=there.size if "image_size" in there.options else None,
     )
 
 
@@ -139,7 +141,8 @@ def _plan(recorded: Recorded, store: Store, data_dir: Path | None, device: str) 
     recipe = recorded.recipe
     images = load_dataset(recipe.dataset, "test", data_dir, recipe.seed)
     _check_images(recorded, images.samples())
-    systems, sources = pinned(recorded, store, images.kind)
+    recipe, own = on_own_base(recipe, images, store, chosen)
+    systems, sources = pinned(recorded, store, images.kind, setup_of(recipe, data_dir, chosen), own)
     for system in (*systems, *sources):
         on_device(system.pipeline, chosen)
     return Matrix(recipe, images, systems, _attacks(recorded.results), sources, chosen)
@@ -151,6 +154,7 @@ def _score_plan(recorded: Recorded, store: Store, data_dir: Path | None, device:
     if params is None:
         return None
     from ismn_cli.data.example_files import read_examples
+    from ismn_cli.engine.device import pick_device
 
     given = read_examples(Path(str(params.get("file"))))
     if given.sha256 != params.get("sha256"):
@@ -159,8 +163,9 @@ def _score_plan(recorded: Recorded, store: Store, data_dir: Path | None, device:
             f"{str(params.get('sha256'))[:8]}).",
             "Put the file back that was scored.",
         )
+    setup = setup_of(recorded.recipe, data_dir, pick_device(device))
     return score_matrix(
-        recorded.recipe, given, lambda kind: pinned(recorded, store, kind)[0], data_dir, device
+        recorded.recipe, given, lambda kind: pinned(recorded, store, kind, setup)[0], data_dir, device
     )
 
 
@@ -185,7 +190,7 @@ def _attacks(results: Sequence[CellResult]) -> AttacksAt:
 
 
 def pinned(
-    recorded: Recorded, store: Store, kind: DataKind
+    recorded: Recorded, store: Store, kind: DataKind, setup: DefenceSetup, own: Base | None = None
 ) -> tuple[tuple[Resolved, ...], tuple[Resolved, ...]]:
     """Return the recorded systems, and those that examples were transferred from.
 
@@ -196,7 +201,7 @@ def pinned(
     transferred = [c for c in cells if c.attack is not None and c.attack.method != METHOD]
     sources = list(dict.fromkeys(source for cell in transferred for source in cell.sources))
     wanted: list[tuple[Subject, Subject | None]] = [*systems, *((source, None) for source in sources)]
-    found = [find_pinned(subject, base, store, kind) for subject, base in wanted]
+    found = [find_pinned(subject, base, store, kind, own, setup) for subject, base in wanted]
     lost = [subject for (subject, _), here in zip(wanted, found, strict=True) if here is None]
     if lost:
         raise _lost(recorded, lost, store)
@@ -211,6 +216,8 @@ def _lost(recorded: Recorded, lost: Sequence[Subject], store: Store) -> UsageErr
     hints = [f"Give the store that holds the training: --store DIR (looked in '{store.root}')"]
     if any(origins.get(subject.name, "").startswith("the released") for subject in lost) and recorded.environment:
         hints.insert(0, f"Released weights: pip install ismn-cli=={recorded.environment.ismn}")
+    if any(subject.name not in SYSTEMS for subject in lost):
+        hints.insert(0, "Code of your own has to be as it was then, and given the same arguments and images")
     return UsageError(f"The weights of {recorded.name} are not here: {names}.", ". ".join(hints) + ".")
 
 

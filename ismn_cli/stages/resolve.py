@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import JsonValue
-
-from ismn_cli.core.catalogue import DATASETS, SYSTEMS, TRAINABLE, SystemEntry, find, load
+from ismn_cli.core.catalogue import SYSTEMS, TRAINABLE, SystemEntry, find, load
+from ismn_cli.core.datasets import named
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.runs import Run
 from ismn_cli.core.settings import build_settings
 from ismn_cli.core.specs import DataKind, Subject
 from ismn_cli.core.store import Store
+from ismn_cli.stages.bases import Base, remade
 from ismn_cli.stages.manifest import read_manifest, released_file, released_folder
-from ismn_cli.stages.weights import Header, load_weights, read_header, system_hash, tensor_hash
+from ismn_cli.stages.user_defences import DefenceSetup, defended, reference_of
+from ismn_cli.stages.user_models import model_options
+from ismn_cli.stages.weights import Header, hash_tensors, load_weights, parts_state, read_header, tensor_hash
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,17 +54,34 @@ class Resolved:
     policy: str
 
 
-def resolve(name: str, weights: str, store: Store, kind: DataKind, prefer_base: str | None = None) -> Resolved:
+def resolve(
+    name: str,
+    weights: str,
+    store: Store,
+    kind: DataKind,
+    prefer_base: str | None = None,
+    own: Base | None = None,
+    setup: DefenceSetup | None = None,
+) -> Resolved:
     """Return the system called ``name`` for images of ``kind``, on the CPU and in evaluation mode.
 
     ``weights``: "auto" (the newest finished training, else the released weights), "released", or a run's id.
     With ``prefer_base``, the hash of a base classifier, "auto" takes the newest system around that one if
-    there is one. Raises UsageError: unknown names, nothing trained or released, weights for other data.
+    there is one. It stands on ``own`` where that is given: a defence that is trained has to be around that one. With
+    ``setup``, a name that ismn does not have is that of a defence of the user's own, which then is on its device.
+    Raises UsageError: unknown names, nothing trained or released, weights for other data.
     """
+    if setup is not None and name not in SYSTEMS:
+        reference_of(name)
+        plain = resolve("none", weights, store, kind, prefer_base, own)
+        return defended(name, plain, setup, store, kind)
     entry = find(SYSTEMS, "system", name)
-    source = _choose(entry, weights, store, kind, prefer_base)
+    if own is not None and needs_base_only(entry):
+        return _on(own, entry, kind)
+    around = None if own is None else _around(own, entry, weights, store, kind)
+    source = around or _choose(entry, weights, store, kind, prefer_base)
     _check_fits(source, kind)
-    trained = load_source(source)
+    trained = load_source(source, own)
     if entry.trained_as == source.header.system:
         settings = _settings(entry, source.header)
         pipeline = load(entry.alter)(trained) if entry.alter else trained
@@ -71,18 +91,41 @@ def resolve(name: str, weights: str, store: Store, kind: DataKind, prefer_base: 
         pipeline = load(entry.build)(settings, kind.shape, base=trained.base)
     pipeline.eval()
     base = Subject(name="classifier", weights=source.header.base)
-    subject = _subject(entry, pipeline, settings, base)
+    subject = _subject(entry, pipeline, settings, base, pinned=source.header.model is not None)
     return Resolved(subject, base, pipeline, source.origin, entry.policy)
 
 
-@dataclass(frozen=True)
-class Base:
-    """A base classifier, the hash of its tensors, its settings, and where it comes from."""
+def _on(own: Base, entry: SystemEntry, kind: DataKind) -> Resolved:
+    """Return a system that needs a base classifier and nothing else of weights, on the given one."""
+    settings = _settings(entry, None)
+    pipeline = load(entry.build)(settings, kind.shape, base=own.net)
+    pipeline.eval()
+    base = Subject(name="classifier", weights=own.weights)
+    subject = _subject(entry, pipeline, settings, base, pinned=own.model is not None)
+    return Resolved(subject, base, pipeline, own.origin, entry.policy)
 
-    net: nn.Module
-    weights: str
-    config: dict[str, JsonValue]
-    origin: str
+
+def _around(own: Base, entry: SystemEntry, weights: str, store: Store, kind: DataKind) -> Source:
+    """Return the training of a defence around the given base classifier: the newest, or that of a run."""
+    if weights not in ("auto", "released"):
+        candidates = iter([_from_run(entry, store.run(weights), store)])
+    else:
+        candidates = _candidates(entry, store)
+    found = next((s for s in candidates if s.header.base == own.weights and s.header.kind() == kind), None)
+    if found is not None:
+        return found
+    options = f" {model_options(own.model)}" if own.model else ""
+    raise UsageError(
+        f"There is no {entry.name} around {own.origin}.",
+        f"Train it first: ismn train --system {entry.trained_as}{train_options(kind)}{options}",
+    )
+
+
+def source_of(name: str, weights: str, store: Store, kind: DataKind) -> Source:
+    """Return where the weights of a system for images of ``kind`` lie. Raises UsageError; see `resolve`."""
+    source = _choose(find(SYSTEMS, "system", name), weights, store, kind, None)
+    _check_fits(source, kind)
+    return source
 
 
 def base_of(classifier: str, store: Store, kind: DataKind) -> Base:
@@ -90,9 +133,9 @@ def base_of(classifier: str, store: Store, kind: DataKind) -> Base:
 
     ``classifier``: "released", a run's id, or "auto": the newest finished training's, else the released one.
     """
-    source = _choose(SYSTEMS["none"], classifier, store, kind, None)
-    _check_fits(source, kind)
-    return Base(load_source(source).base, source.header.base, source.header.base_config, source.origin)
+    source = source_of("none", classifier, store, kind)
+    header = source.header
+    return Base(load_source(source).base, header.base, header.base_config, source.origin, header.model)
 
 
 def finished(run: Run) -> bool:
@@ -110,9 +153,17 @@ def run_source(run: Run) -> Source:
     return Source(file, read_header(file), f"run {run.record.id}")
 
 
-def load_source(source: Source) -> Pipeline:
-    """Build the system that ``source`` describes and load its weights, on the CPU."""
+def load_source(source: Source, own: Base | None = None) -> Pipeline:
+    """Build the system that ``source`` describes and load its weights, on the CPU.
+
+    A base classifier of the user's own is made again, unless it is there already: ``own``. Raises UsageError, also
+    where that has become another one.
+    """
     header = source.header
+    if header.model is not None:
+        pipeline = untrained(header, own.net if own else remade(header, source.origin))
+        load_weights(source.file, pipeline, base=False)
+        return pipeline
     pipeline = untrained(header)
     load_weights(source.file, pipeline, base=source.base_file is None)
     if source.base_file is not None:
@@ -123,11 +174,12 @@ def load_source(source: Source) -> Pipeline:
     return pipeline
 
 
-def untrained(header: Header) -> Pipeline:
-    """Build the system that ``header`` describes."""
+def untrained(header: Header, base: nn.Module | None = None) -> Pipeline:
+    """Build the system that ``header`` describes, around ``base`` where that is given."""
     entry, plain = find(TRAINABLE, "trained system", header.system), SYSTEMS["none"]
     shape = header.kind().shape
-    base = load(plain.build)(build_settings(load(str(plain.config)), header.base_config, "base"), shape).base
+    if base is None:
+        base = load(plain.build)(build_settings(load(str(plain.config)), header.base_config, "base"), shape).base
     pipeline: Pipeline = load(entry.build)(_settings(entry, header), shape, base=base)
     return pipeline
 
@@ -210,23 +262,29 @@ def _settings(entry: SystemEntry, header: Header | None) -> Any:
     return build_settings(load(entry.config), values, f"settings of {entry.name}")
 
 
-def _subject(entry: SystemEntry, pipeline: Pipeline, settings: Any, base: Subject) -> Subject:
-    """Pin the system: the tensors, and the settings where they take part in a decision."""
+def _subject(entry: SystemEntry, pipeline: Pipeline, settings: Any, base: Subject, pinned: bool = False) -> Subject:
+    """Pin the system: the tensors, and the settings where they take part in a decision.
+
+    ``pinned``: what pins the base classifier stands for its tensors.
+    """
     if entry.trained_as == "classifier":
         return Subject(name=entry.name, weights=base.weights)
     text = json.dumps(asdict(settings) if settings else {}, sort_keys=True) + (entry.alter or "")
-    pinned = hashlib.sha256(f"{system_hash(pipeline)}\n{text}".encode()).hexdigest()
-    return Subject(name=entry.name, weights=pinned)
+    parts = parts_state(pipeline)
+    if pinned:
+        parts = {name: tensor for name, tensor in parts.items() if not name.startswith("base.")}
+        text += base.weights
+    digest = hashlib.sha256(f"{hash_tensors(parts)}\n{text}".encode()).hexdigest()
+    return Subject(name=entry.name, weights=digest)
 
 
 def train_options(kind: DataKind | None) -> str:
     """Return the options of `ismn train` that ask for images of ``kind``."""
     if kind is None:
         return ""
-    whole, _, size = kind.dataset.partition("@")
-    name, _, attribute = whole.partition("/")
-    told = f" --attribute {attribute}" if name in DATASETS and "attribute" in DATASETS[name].options else ""
-    return f" --dataset {name}{told}" + (f" --image-size {size}" if size else "")
+    there = named(kind.dataset)
+    told = f" --attribute {there.rest}" if "attribute" in there.options else ""
+    return f" --dataset {shlex.quote(there.name)}{told}" + (f" --image-size {there.size}" if there.size else "")
 
 
 def _check_fits(source: Source, kind: DataKind) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ismn_cli.core.catalogue import SYSTEMS, find
+from ismn_cli.core.catalogue import SYSTEMS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.settings import build_model
@@ -19,6 +19,7 @@ from ismn_cli.stages.cells import Attacker, Bench, Held
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.plan import AttacksAt, Matrix
 from ismn_cli.stages.resolve import Resolved, resolve
+from ismn_cli.stages.user_defences import reference_of, setup_of
 from ismn_cli.stages.weights import on_device
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def score_recipe(options: Mapping[str, Any], given: Given, drop: bool) -> Matrix
     mapping.setdefault("knowledge", Knowledge.BLACK)
     recipe = build_model(MatrixRecipe, mapping, "the scoring", "Write, for example: --eps 8/255 --norm linf")
     for name in recipe.defence:
-        find(SYSTEMS, "system", name)
+        if name not in SYSTEMS:
+            reference_of(name)
     _check_knowledge(recipe)
     return recipe
 
@@ -118,8 +120,12 @@ def plan_score(recipe: MatrixRecipe, given: Given, store: Store, data_dir: Path 
     Raises UsageError naming every violation, before anything is judged.
     """
 
+    from ismn_cli.engine.device import pick_device
+
+    setup = setup_of(recipe, data_dir, pick_device(device))
+
     def found(kind: DataKind) -> tuple[Resolved, ...]:
-        return tuple(resolve(name, recipe.weights, store, kind) for name in dict.fromkeys(recipe.defence))
+        return tuple(resolve(name, recipe.weights, store, kind, setup=setup) for name in dict.fromkeys(recipe.defence))
 
     return score_matrix(recipe, given, found, data_dir, device)
 

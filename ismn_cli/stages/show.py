@@ -142,7 +142,9 @@ def life_of(
     from ismn_cli.data.loading import load_dataset
     from ismn_cli.engine.device import pick_device
     from ismn_cli.stages.lives import Scene
+    from ismn_cli.stages.own_base import on_own_base
     from ismn_cli.stages.pinned import find_pinned
+    from ismn_cli.stages.user_defences import setup_of
     from ismn_cli.stages.weights import on_device
 
     recipe, chosen = validate(dict(run.record.recipe)), pick_device(device)
@@ -154,7 +156,9 @@ def life_of(
             f"These images of {images.name} are not those that run {run.record.id} was made on.",
             "Give their folder: --data-dir DIR",
         )
-    system = find_pinned(result.cell.defence, result.cell.classifier, store, images.kind)
+    recipe, own = on_own_base(recipe, images, store, chosen)
+    setup = setup_of(recipe, data_dir, chosen)
+    system = find_pinned(result.cell.defence, result.cell.classifier, store, images.kind, own, setup)
     if system is None:
         raise _gone(result.cell)
     on_device(system.pipeline, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ismn_cli.core.catalogue import SYSTEMS, find
+from ismn_cli.core.catalogue import SYSTEMS
 from ismn_cli.stages.resolve import needs_base_only
 
 
@@ -20,8 +20,8 @@ class Steps:
 
     def weights_of(self, name: str, otherwise: str) -> str:
         """Return the run that the system called ``name`` is taken from; ``otherwise`` where none trains it."""
-        entry = find(SYSTEMS, "system", name)
-        if needs_base_only(entry):
+        entry = SYSTEMS.get(name)
+        if entry is None or needs_base_only(entry):  # a defence of the user's own needs no more either
             return next(iter(self.runs.values()), otherwise)
         fitting = (self.runs[step] for step, system in self.systems.items() if system == entry.trained_as)
         return next(fitting, otherwise)

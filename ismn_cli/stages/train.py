@@ -25,9 +25,12 @@ from ismn_cli.core.specs import DataKind
 from ismn_cli.core.storage import writing
 from ismn_cli.core.store import Store
 from ismn_cli.core.tracking import Openers
+from ismn_cli.stages.bases import Base
 from ismn_cli.stages.curves import Curves
+from ismn_cli.stages.doctor import before_attack
 from ismn_cli.stages.measure import clean_figures
-from ismn_cli.stages.resolve import WEIGHTS, Base, base_of, finished
+from ismn_cli.stages.own_base import for_training
+from ismn_cli.stages.resolve import WEIGHTS, base_of, finished
 from ismn_cli.stages.tracking import NO_TRACKERS, Tracking
 from ismn_cli.stages.weights import Header, on_device, save_weights, system_hash, tensor_hash
 from ismn_models.refusal import RefusalError
@@ -80,7 +83,7 @@ class Plan:
 
     def identity(self) -> str:
         """Return the hash of what decides the weights: recipe, base classifier and data."""
-        named = {"name", "summary", "classifier"} | ({"classifier_config"} if self.base else set())
+        named = {"name", "summary", "classifier", "model"} | ({"classifier_config"} if self.base else set())
         content = {k: v for k, v in self.resolved().items() if k not in named}
         content |= {
             "base": self.base.weights if self.base else "fresh",
@@ -109,7 +112,9 @@ def plan_training(recipe: TrainRecipe, store: Store, data_dir: Path | None, devi
     train, validation, test = (_images(recipe, split, data_dir) for split in ("train", "validation", "test"))
     settings = _fitted(settings, train.kind.shape, f"settings of {recipe.system}")
     base_settings = _fitted(base_settings, train.kind.shape, "classifier_config")
-    base = _base(recipe, store, train.kind)
+    base = _base(recipe, store, train.kind) if recipe.model is None else for_training(recipe, train, store, chosen)
+    if base is not None and base.model is not None:
+        recipe = recipe.model_copy(update={"model": base.model, "classifier": "auto"})
     if recipe.classifier_config and (base or recipe.system == "classifier"):
         raise UsageError(
             "classifier_config is for a base classifier that is trained first; here none is.",
@@ -133,6 +138,7 @@ def train(
     checkpoint, a run that another process works on.
     """
     plan = plan_training(recipe, store, data_dir, device)
+    before_attack(plan.base, plan.test, store, plan.device)
     run = store.start_run("train", recipe.name, plan.resolved(), _environment(plan), plan.identity())
     with run.lock():
         if fresh:
@@ -243,7 +249,8 @@ def _fit_and_measure(plan: Plan, run: Run, on_progress: OnProgress, track: Opene
             on_progress=curves.beside(on_progress),
         )
         seconds = None if continued else time.perf_counter() - start
-        save_weights(run.folder / WEIGHTS, pipeline, _header(plan, pipeline, stages))
+        header = _header(plan, pipeline, stages)
+        save_weights(run.folder / WEIGHTS, pipeline, header, base=header.model is None)
         figures["test"] = clean_figures(pipeline, plan.test, plan.device, on_progress)
         curves.end(figures)
     origin = plan.base.origin if plan.base else "trained in this run"
@@ -301,6 +308,7 @@ def _check_checkpoint(path: Path, pipeline: Pipeline, stages: list[Stage]) -> No
 
 def _header(plan: Plan, pipeline: Pipeline, stages: list[Stage]) -> Header:
     dataset, shape = plan.train.kind
+    own = plan.base if plan.base and plan.base.model else None
     return Header(
         system=plan.recipe.system,
         config=_plain(plan.settings),
@@ -311,8 +319,9 @@ def _header(plan: Plan, pipeline: Pipeline, stages: list[Stage]) -> Header:
         data=plan.train.data_hash,
         images=len(plan.train),
         epochs={stage.name: stage.epochs for stage in stages},
-        base=tensor_hash(pipeline.base),
+        base=own.weights if own else tensor_hash(pipeline.base),
         base_config=plan.base_config(),
+        model=own.model if own else None,
     )
 
 

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 def step_recipe(recipe: MatrixRecipe, name: str, runs: Mapping[str, str]) -> TrainRecipe:
     """Return the training called ``name`` by itself. ``runs``: those of the steps before it."""
     step = recipe.training[name]
+    # Every step stands on the model that the matrix names, if it names one.
+    on_own = recipe.model is not None and step.classifier in ("auto", *recipe.training)
     return TrainRecipe(
         name=f"{recipe.name}-{name}",
         summary=f"{name}, for {recipe.name}",
         system=step.system,
         dataset=recipe.dataset.model_copy(update={"limit": step.limit or recipe.dataset.limit}),
-        classifier=runs.get(step.classifier, step.classifier),
+        model=recipe.model,
+        classifier="auto" if on_own else runs.get(step.classifier, step.classifier),
         classifier_config=step.classifier_config,
         config=step.config,
         epochs=step.epochs,

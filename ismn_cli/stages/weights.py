@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.files import replace_atomically
+from ismn_cli.core.recipes import ModelChoice
 from ismn_cli.core.specs import DataKind, Frozen
 from ismn_models.shape import Shape
 
@@ -44,6 +45,9 @@ class Header(Frozen):
     """sha256 over the tensors of the base classifier, whether or not they are in the file."""
     base_config: dict[str, JsonValue]
     """The base classifier's own settings."""
+    model: ModelChoice | None = None
+    """The base classifier, where it is one of the user's own: it is made again from this, and is not in the file.
+    ``base`` is then its pin; see `ismn_cli.stages.user_models.UserModel`."""
 
     def kind(self) -> DataKind:
         """Return the kind of images that the system is for."""
@@ -61,15 +65,16 @@ def parts_state(pipeline: Pipeline) -> dict[str, Tensor]:
 
 def tensor_hash(module: nn.Module) -> str:
     """Return the sha256 over names, types, shapes and bytes of the tensors, in any memory format."""
-    return _hash(module.state_dict())
+    return hash_tensors(module.state_dict())
 
 
 def system_hash(pipeline: Pipeline) -> str:
     """Return `tensor_hash` over the parts of a system, each counted once."""
-    return _hash(parts_state(pipeline))
+    return hash_tensors(parts_state(pipeline))
 
 
-def _hash(state: Mapping[str, Tensor]) -> str:
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over names, types, shapes and bytes of ``state``."""
     import torch
 
     digest = hashlib.sha256()

@@ -13,7 +13,7 @@ import pytest
 import small_world
 import torch
 
-from ismn_cli.cli import doctor
+from ismn_cli.cli.options import key_values
 from ismn_cli.core.findings import Verdict
 from ismn_models.images import Images
 from ismn_models.shape import Shape
@@ -113,7 +113,7 @@ def test_a_wrong_scaling_ends_with_1_and_what_to_type(ismn: Ismn, folder: Path) 
     [("3", 3), ("true", True), ("[1, 2]", [1, 2]), ("1e-3", 1e-3), ("a b", "a b"), ("{", "{"), ("", None)],
 )
 def test_arguments_are_read_as_in_yaml(text: str, value: object) -> None:
-    assert doctor._arguments([f"key={text}"]) == {"key": value}
+    assert key_values("--model-arg", [f"key={text}"]) == {"key": value}
 
 
 def test_arguments_reach_the_class(ismn: Ismn, folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_system_of_the_house(ismn: Ismn) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["nothing"], "no system called 'nothing'"),
+        (["nothing"], "no model called 'nothing'"),
         (["net.py"], "It has: Greedy, Net"),
         (["net.py:Net", "--checkpoint", "none.pt"], "no file none.pt"),
         (["net.py:Net", "--model-arg", "softmax"], "KEY=VALUE"),

@@ -42,6 +42,15 @@ TRAIN = {
     "seed": ("9", "seed", 9),
     "precision": ("fp32", "precision", "fp32"),
 }
+MODEL = {
+    "model_arg": (["--model-arg", "depth=3"], "arguments", {"depth": 3}),
+    "checkpoint": (["--checkpoint", "w.th"], "checkpoint", Path("w.th")),
+    "mean": (["--mean", ".4,.5,.6", "--std", ".2"], "mean", (0.4, 0.5, 0.6)),
+    "std": (["--mean", ".4", "--std", ".1,.2,.3"], "std", (0.1, 0.2, 0.3)),
+    "unsafe_pickle": (["--unsafe-pickle"], "unsafe_pickle", True),
+    "skip_doctor": (["--skip-doctor"], "doctor", False),
+}
+"""Of a model of one's own, in `attack` and `train` alike."""
 CARRIED = {"device": "cpu", "data_dir": "/data", "store": "/tmp/other-store"}
 """Where, not what: handed on beside the recipe."""
 
@@ -89,6 +98,18 @@ def test_every_option_changes_what_it_names_and_nothing_else(ismn, capture, comm
 
 
 @pytest.mark.parametrize("command", ["attack", "train"])
+@pytest.mark.parametrize("name", MODEL)
+def test_every_option_of_a_model_changes_it(ismn, capture, command: str, name: str) -> None:
+    options, field, expected = MODEL[name]
+    ismn(command)
+    ismn(command, "--model", "net.py:Net")
+    ismn(command, "--model", "net.py:Net", *options)
+    none, plain, changed = (recipe.model for recipe, _ in capture)
+    assert none is None and plain.reference == "net.py:Net"
+    assert getattr(changed, field) == expected != getattr(plain, field)
+
+
+@pytest.mark.parametrize("command", ["attack", "train"])
 def test_without_options_the_defaults_are_the_recipes_own(ismn, capture, command: str) -> None:
     ismn(command)
     ((recipe, rest),) = capture
@@ -108,13 +129,17 @@ def test_places_are_handed_on(ismn, capture, command: str, name: str) -> None:
 
 def test_no_option_is_left_out_of_these_tables() -> None:
     # Trackers are told, and decide nothing: tests/cli/test_track.py.
-    known = {attack.attack: {*ATTACK, *CARRIED, "track"}, train.train: {*TRAIN, *CARRIED, "fresh", "track"}}
+    known = {
+        # Of defence_arg: tests/cli/test_cli_user_code.py.
+        attack.attack: {*ATTACK, *CARRIED, "model", *MODEL, "defence_arg", "track"},
+        train.train: {*TRAIN, *CARRIED, "model", *MODEL, "fresh", "track"},
+    }
     for function, names in known.items():
         assert set(inspect.signature(function).parameters) == names
     assert set(inspect.signature(run.run).parameters) == {
         "recipe", "overrides", "limit", "plan", "track", *CARRIED,
     }  # fmt: skip
-    assert set(inspect.signature(defend.defend).parameters) == {"defence", "run", "weights", *CARRIED}
+    assert set(inspect.signature(defend.defend).parameters) == {"defence", "defence_arg", "run", "weights", *CARRIED}
     assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "schema", "store"}
 
 

@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.recipes import ModelChoice
 from ismn_cli.core.references import is_reference, load_attribute
 from ismn_cli.engine.normalised import Normalised
 from ismn_cli.stages.checkpoints import PREFIXES, WRAPPERS, load_checkpoint
-from ismn_cli.stages.user_models import UserModel, load_user_model
+from ismn_cli.stages.user_models import load_user_model
 
 CODE = """
 from torch import nn
@@ -62,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def build(reference: str, **more: Any) -> Any:
-    return load_user_model(UserModel(reference, **more), 3)
+    return load_user_model(ModelChoice(reference=reference, **more), 3).net
 
 
 def test_a_reference_is_told_from_a_name() -> None:
