@@ -17,7 +17,7 @@ from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import filled, groups
+from ismn_cli.engine.groups import SIZE, filled, groups
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
@@ -58,6 +58,10 @@ class Crafted:
     seconds: float
 
 
+class _MemoryShortError(UsageError):
+    """So many images at once are too many."""
+
+
 def craft_batch(
     model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat: ThreatModel, seed: int, together: bool = False
 ) -> Crafted:
@@ -71,7 +75,7 @@ def craft_batch(
     The model is in eval mode and its parameters take no gradients while it is attacked; mode, gradients and
     the global random generators are as before afterwards. Whatever the attack returns is clipped to the ball
     and the box; a sample further out than rounding explains has failed. Raises UsageError for images out of
-    range or of another type, and when memory runs out: neither says anything about the attack.
+    range or of another type, and when memory runs out even for `SIZE` images: neither says anything about the attack.
     """
     _check(x, y)
     together = together or getattr(attack, "together", False)
@@ -113,9 +117,18 @@ def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) 
     """Return the attack's images for every group of x, and what it said, once."""
     images, void = [x[:0]], [x.new_zeros(0, dtype=torch.bool)]
     said: list[str] = []
-    for rows in groups(x):
-        with isolated(seed), Common():
-            proposed = _propose(attack, model, x[rows], y[rows])
+    left = list(reversed(groups(x)))
+    while left:
+        rows = left.pop()
+        try:
+            with isolated(seed), Common():
+                proposed = _propose(attack, model, x[rows], y[rows])
+        except _MemoryShortError:
+            if len(rows) <= SIZE:
+                raise
+            # What it had taken is free again: halves of what was too much.
+            left += reversed(rows.chunk(2))
+            continue
         images.append(proposed.images)
         void.append(_void(proposed))
         said += proposed.notes
@@ -165,7 +178,7 @@ def _proposed(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
         raise
     except Exception as error:
         if _out_of_memory(error):
-            raise UsageError(
+            raise _MemoryShortError(
                 f"Memory ran out while attacking {len(x)} images at once.", "Give a smaller batch size."
             ) from None
         return _nothing(x, f"the attack crashed on {len(x)} samples: {_reason(error)}")

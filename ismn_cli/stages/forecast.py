@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ismn_cli.engine.pace import Pace
 
 PILOT = 48
-"""Images that systems are timed on, and cheap attacks tried: three groups."""
+"""Images that systems are timed on, and cheap attacks tried: several groups."""
 TRIED = 5.0
 """Seconds that an attack may be predicted to take on the pilot's images to be tried on them."""
 RECORD = 170

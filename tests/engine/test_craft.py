@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import Norm, ThreatModel
+from ismn_cli.engine import craft
 from ismn_cli.engine.craft import craft_batch
 from ismn_cli.engine.modes import evaluating
 
@@ -189,6 +190,27 @@ def test_running_out_of_memory_is_no_robustness(error: Exception, net: nn.Module
     with pytest.raises(UsageError, match="Memory ran out") as caught:
         craft_batch(net, attack, x, Y, THREAT, 0)
     assert "batch" in caught.value.hint
+
+
+@pytest.mark.parametrize("fits", [8, 11, 40])
+def test_what_does_not_fit_into_memory_is_halved(
+    fits: int, net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(x))
+        if len(x) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (x + 0.01 * torch.rand_like(x)).clamp(0, 1)
+
+    x, y = torch.rand(37, 3, 4, 4), torch.zeros(37, dtype=torch.int64)
+    alone = craft_batch(net, attack, x, y, THREAT, 0)
+    monkeypatch.setattr(craft, "groups", lambda x: (torch.arange(len(x)),))
+    seen.clear()
+    crafted = craft_batch(net, attack, x, y, THREAT, 0)
+    assert torch.equal(crafted.adversarial, alone.adversarial) and not crafted.failed.any()
+    assert sum(n for n in seen if n <= fits) == 37 and max(seen) == 37
 
 
 def test_a_users_interrupt_is_not_swallowed(net: nn.Module, x: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine import craft
 from ismn_cli.engine.craft import Crafted, craft_batch
+from ismn_cli.engine.groups import SIZE
 from ismn_cli.engine.guard import settings_kept
 
 THREAT = ThreatModel(eps=0.1)
@@ -179,8 +180,8 @@ def test_harm_to_one_group_costs_that_group_alone(net: Net, x: Tensor) -> None:
 
     calls: list[int] = []
     crafted = attacked(net, Foreign(second), x)
-    assert crafted.failed.tolist() == [False] * 16 + [True] * 4
-    assert crafted.notes == ("the attack changed the model's weights (model.conv.weight) on 4 samples",)
+    assert crafted.failed.tolist() == [False] * SIZE + [True] * SIZE + [False] * (20 - 2 * SIZE)
+    assert crafted.notes == ("the attack changed the model's weights (model.conv.weight) on 8 samples",)
 
 
 def test_harm_before_a_crash_is_undone_too(net: Net, x: Tensor) -> None:
