@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 SIZE = 8
-"""Of a group on the CPU. Activations of so few images stay in its cache: 128 at once take up to half as long again, 16 a
-twentieth less; but the few that hold to the end, and cost the most, fill a small group sooner."""
+"""Of a group on the CPU. Activations of so few images stay in its cache: 128 at once take up to half as long again. 16
+take a twentieth less, but the few that hold to the end, and cost the most, fill a small group sooner."""
 
 
 def groups(x: Tensor) -> tuple[Tensor, ...]:

@@ -74,13 +74,18 @@ def settings_kept() -> Iterator[None]:
         settings.restored()
 
 
+def _grad_of(tensor: Tensor) -> Tensor | None:
+    """Return the gradient that a tensor holds; what was computed from others holds none, and torch warns when asked."""
+    return tensor.grad if tensor.is_leaf else None
+
+
 class _Weight:
     """A parameter or buffer as it was, and a copy of what it holds."""
 
     def __init__(self, name: str, tensor: Tensor) -> None:
         self.name, self.tensor = name, tensor
         self.copy = tensor.detach().clone()
-        self.place, self.needs, self.grad = tensor.data_ptr(), tensor.requires_grad, tensor.grad
+        self.place, self.needs, self.grad = tensor.data_ptr(), tensor.requires_grad, _grad_of(tensor)
         self.hooks = tensor._backward_hooks
 
     def moved(self) -> bool:
@@ -94,7 +99,7 @@ class _Weight:
 
     def switched(self) -> bool:
         """Whether it takes gradients where it did not, or holds another one."""
-        return self.tensor.requires_grad != self.needs or self.tensor.grad is not self.grad
+        return self.tensor.requires_grad != self.needs or _grad_of(self.tensor) is not self.grad
 
     def restore(self) -> None:
         """Put it back."""

@@ -125,7 +125,7 @@ def _fresh(made: Defence | Pipeline, again: Callable[[], Defence | Pipeline] | N
 
 def _calibrate(system: Pipeline, clean: Tensor, seed: int) -> str:
     try:
-        with isolated(seed):
+        with isolated(seed), torch.no_grad():
             system.defence.calibrate([part.clone() for part in torch.split(clean, PART)], system.classifier)
     except (Exception, SystemExit) as error:
         return raised(error)

@@ -35,7 +35,7 @@ def calibrate(case: DefenceCase) -> Said:
 def _same_again(case: DefenceCase) -> bool:
     before = {name: buffer.clone() for name, buffer in case.system.named_buffers()}
     batches = [part.clone() for part in torch.split(case.clean, PART)]
-    with isolated(case.seed):
+    with isolated(case.seed), torch.no_grad():
         case.defence.calibrate(batches, case.system.classifier)
     return all(same(before[name], buffer) for name, buffer in case.system.named_buffers())
 

@@ -11,6 +11,7 @@ import torch
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.records import RunRecord, SystemCost
 from ismn_cli.core.store import Store
+from ismn_cli.engine.groups import SIZE
 from ismn_cli.stages import costs
 from ismn_cli.stages.matrix import Finished, run_matrix
 
@@ -51,7 +52,7 @@ def test_training_time_is_that_of_the_training(store: Store, three: Any) -> None
 def test_a_training_that_was_cut_has_no_time(store: Store, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from ismn_cli.stages import train
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
@@ -63,7 +64,7 @@ def test_a_training_that_was_cut_has_no_time(store: Store, trained: Any, monkeyp
 def test_memory_counts_weights_images_and_what_a_decision_makes(store: Store, three: Any) -> None:
     """The dearest moment: the images, six maps from the convolution and six more from batch norm or ReLU."""
     found = ran(store).run.record.costs["none"].peak_memory_mib * 2**20
-    maps = 16 * 6 * 8 * 8 * 4
+    maps = SIZE * 6 * 8 * 8 * 4
     weights = (CLASSIFIER + 2 * 6) * 4 + 8 + 4  # statistics and counter of batch norm; the threshold
     fixed = weights + 16 * 3 * 8 * 8 * 4
     assert fixed + 2 * maps <= found < fixed + 3 * maps

@@ -90,8 +90,8 @@ def test_an_absolute_path_and_one_from_the_home_folder(
 
 def test_a_file_imports_its_neighbours(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("far")
-    (folder / "helper.py").write_text(CODE)
-    (folder / "helped.py").write_text("from helper import Net\n")
+    (folder / "next_to_it.py").write_text(CODE)
+    (folder / "helped.py").write_text("from next_to_it import Net\n")
     assert build(f"{folder / 'helped.py'}:Net").width == 4
 
 

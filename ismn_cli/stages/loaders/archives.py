@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 _LOG = logging.getLogger("ismn")
-_WRITES = re.compile(rb"\b(save|from_file|load_tensor)\s*\(|\b(save|from_file)\b\s*\.\s*out\b")
-"""What touches the disk among torch's operations: aten::save, aten::from_file, debugprims::load_tensor."""
+_WRITES = re.compile(rb"\b(save|from_file|load_tensor|read_file|write_file)\s*\(|\b(save|from_file)\b\s*\.\s*out\b")
+"""What touches the disk among operations: torch's aten::save, aten::from_file and debugprims::load_tensor, and
+torchvision's image::read_file and image::write_file."""
 _TRUST = "Where you trust who made it, add --unsafe-pickle (in a recipe: model.unsafe_pickle: true)"
 
 

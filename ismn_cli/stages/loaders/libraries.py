@@ -36,6 +36,8 @@ def torchvision_model(choice: ModelChoice, name: str) -> Made:
     if name not in models.list_models():
         raise no_such("torchvision", name, models.list_models(), "torchvision.models.list_models()")
     arguments = {"weights": None if choice.checkpoint else "DEFAULT"} | choice.arguments
+    if str(arguments["weights"]).lower() == "none":
+        arguments["weights"] = None
     net = _fetched(choice, models.get_model, {"name": name, **arguments})
     said = loaded(net, choice)
     if said or arguments["weights"] is None:
