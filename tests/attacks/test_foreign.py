@@ -259,7 +259,7 @@ BAD = {
     "leaves the ball": ("return x + 0.2", "left the threat model on"),
     "leaves the box": ("return x - 0.05", "left the threat model on"),
     "nan": ("return x * float('nan')", "values that are not finite for 20 samples"),
-    "shape": ("return x[:, :1]", r"returned float32 \[16, 1, 4, 4\] for images \[16, 3, 4, 4\]"),
+    "shape": ("return x[:, :1]", r"returned float32 \[8, 1, 4, 4\] for images \[8, 3, 4, 4\]"),
     "fewer": ("return x[1:]", "the attack returned"),
     "nothing": ("pass", "returned NoneType"),
     "pair": ("return x, y", "returned tuple"),

@@ -18,9 +18,11 @@ SHAPE = (3, 4, 4)
 PIXELS = 48
 
 
-def craft(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int, **params: object) -> Crafted:
+def craft(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int, seed: int = 0, **params: object
+) -> Crafted:
     spec = resolve_params("pgd-ensemble", threat, params)
-    return craft_batch(model, make_attack(spec, classes), x, y, threat, seed=0)
+    return craft_batch(model, make_attack(spec, classes), x, y, threat, seed)
 
 
 class Linear(nn.Module):
@@ -100,9 +102,12 @@ def errors(system: nn.Module, x: Tensor, y: Tensor, draws: int = 200) -> Tensor:
         return torch.stack([system(x).argmax(1) != y for _ in range(draws)]).float().mean(0)
 
 
-@pytest.mark.parametrize(("confidence", "gain"), [(0.0, 0.05), (1e9, 0.03)])
-def test_noise_takes_averages(confidence: float, gain: float) -> None:
-    """At the default a single reading may stop at a lucky draw; at 1e9 nothing stops, and gradients decide."""
+@pytest.mark.parametrize("confidence", [0.0, 1e9])
+def test_noise_takes_averages(confidence: float) -> None:
+    """At the default a single reading may stop at a lucky draw; at 1e9 nothing stops, and gradients decide.
+
+    Every group meets the same few draws of one seed: the gain is that of several.
+    """
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 64), nn.Tanh(), nn.Linear(64, 5)).requires_grad_(False)
     system, x = Pipeline(net, Noise()), images(300)
@@ -116,9 +121,10 @@ def test_noise_takes_averages(confidence: float, gain: float) -> None:
     by_draws = {}
     for draws in (1, 20):
         model = surrogate if draws == 1 else Averaged(surrogate, draws)
-        crafted = craft(model, x, y, threat, 5, loss="margin", steps=20, confidence=confidence)
-        by_draws[draws] = errors(system, crafted.adversarial, y)
-    assert by_draws[20].mean() > by_draws[1].mean() + gain
+        params = {"loss": "margin", "steps": 20, "confidence": confidence}
+        found = [craft(model, x, y, threat, 5, seed, **params).adversarial for seed in range(4)]
+        by_draws[draws] = torch.cat([errors(system, adversarial, y) for adversarial in found])
+    assert by_draws[20].mean() > by_draws[1].mean() + 0.03
     # The majority of a sample's answers is wrong on more samples, too.
     assert (by_draws[20] > 0.5).sum() > (by_draws[1] > 0.5).sum() + 3
 
