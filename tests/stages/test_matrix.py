@@ -85,7 +85,8 @@ def test_a_crash_is_unknown_and_noted(store: Store, monkeypatch: pytest.MonkeyPa
     for _ in range(2):  # the second time from the stored examples
         (result,) = (r for r in _run(store, defence=["none"]).results if r.attacked)
         right = [p == label for p, label in zip(result.clean.predicted, result.labels, strict=True)]
-        assert [o is Outcome.UNKNOWN for o in result.outcomes()] == [r and i >= 60 // SIZE * SIZE for i, r in enumerate(right)]
+        full = 60 // SIZE * SIZE
+        assert [o is Outcome.UNKNOWN for o in result.outcomes()] == [r and i >= full for i, r in enumerate(right)]
         assert any("no such luck" in note for note in result.notes)
         for path in (store.root / "cells").glob("*/*"):
             path.unlink()
