@@ -74,7 +74,8 @@ def evaluate(
     Results go to ``store``, else to ISMN_HOME or ~/.ismn, where `ismn report`, `ismn show` and `ismn audit` see them
     too. They are pinned by the tensors, settings and code of what was given, down to the functions that it calls:
     the same again is not computed again, and something changed never takes the results of what it was. What cannot
-    be pinned is said, and computed anew each time. The record of live objects cannot be repeated by `ismn rerun`.
+    be pinned is said, and computed anew each time; what is read from files only while it runs is not seen. The record
+    of live objects cannot be repeated by `ismn rerun`.
     ``doctor``: whether a model is examined first, and not attacked where no figure would mean anything.
 
     Raises UsageError, whose hint says what to do, before any work is done.

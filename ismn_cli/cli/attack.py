@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 HELP = "Attack a classifier, or a defended system; store the examples and what became of each."
 EXAMPLES = examples(
     "ismn attack --method pgd --eps 0.3",
-    "ismn attack --method pgd,fgsm --eps 8/255 --param steps=40 --limit 1000",
+    "ismn attack --method pgd --eps 8/255 --param steps=40 --limit 1000",
     "ismn attack --method pgd --eps 8/255 --defence ismn --knowledge white",
     "ismn attack --defence ismn --knowledge adaptive --limit 200",
     "ismn attack --model net.py:Net --checkpoint weights.pt --mean .485,.456,.406 --std .229,.224,.225",
@@ -203,7 +203,7 @@ def with_data_at_hand(recipe: MatrixRecipe, data_dir: Path | None) -> MatrixReci
 
 def size_notes(recipe: MatrixRecipe) -> list[str]:
     """Return a remark for every L-inf size that is far above the usual one."""
-    if recipe.attack.norm != "linf":
+    if recipe.attack.norm != "linf" or recipe.dataset.name not in ("cifar10", "cifar10-mini"):
         return []
     return [_far(eps) for eps in recipe.attack.eps if eps > FAR + 1e-9]
 

@@ -92,7 +92,8 @@ def _broken(candidate: Candidate, store: Path | None, form: str) -> bool:
         draw(shown)
     broken = any(finding.verdict is Verdict.FAIL for finding in found.findings)
     if not broken:
-        say(f"next:   {NEXT[found.kind].format(candidate.reference)}")
+        given = "" if candidate.dataset.name == "cifar10-mini" else f" --dataset {candidate.dataset.name}"
+        say(f"next:   {NEXT[found.kind].format(candidate.reference)}{given if found.kind != 'dataset' else ''}")
     return broken
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,17 @@ class ModelChoice(Frozen):
         """Return the choice with its folder written down, so that it means the same wherever it is read."""
         folder = Path.cwd() if self.folder is None else self.folder.expanduser().absolute()
         return self.model_copy(update={"folder": folder})
+
+    def options(self) -> list[str]:
+        """Return the words of a command line that name this model; what its folder is, they do not say."""
+        words = ["--model", self.reference]
+        for key, value in self.arguments.items():
+            words += ["--model-arg", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        words += ["--checkpoint", str(self.checkpoint)] if self.checkpoint else []
+        for name, values in (("--mean", self.mean), ("--std", self.std)):
+            words += [name, ",".join(f"{value:g}" for value in values)] if values else []
+        words += ["--unsafe-pickle"] if self.unsafe_pickle else []
+        return words + ([] if self.doctor else ["--skip-doctor"])
 
 
 class AttackGrid(Frozen):

@@ -104,7 +104,7 @@ def code_hash(reference: str, kind: Kind = "model", folder: Path | None = None) 
             finder = ModuleFinder([str(path.parent), str(root)])
             finder.run_script(str(path))
         else:
-            finder = ModuleFinder([str(root)])
+            finder = ModuleFinder([str(root), *_home(place)])
             finder.import_hook(place)
     except (ImportError, SyntaxError, ValueError):  # installed elsewhere, or not to be read: its own file will do
         return own
@@ -112,6 +112,16 @@ def code_hash(reference: str, kind: Kind = "model", folder: Path | None = None) 
     files = {Path(file) for file in named if file}
     read = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file())
     return hashlib.sha256("\n".join([own, *read]).encode()).hexdigest()
+
+
+def _home(place: str) -> list[str]:
+    """Return the folder that holds an imported package, unless it is among the installed ones."""
+    file = getattr(sys.modules.get(place.partition(".")[0]), "__file__", None)
+    if file is None:
+        return []
+    folder = Path(file).resolve().parent
+    folder = folder.parent if Path(file).stem == "__init__" else folder
+    return [] if {"site-packages", "dist-packages"} & set(folder.parts) else [str(folder)]
 
 
 def called(reference: str, found: Callable[..., Value], arguments: Mapping[str, Any], option: str) -> Value:

@@ -106,7 +106,7 @@ def _has_options(recipe: MatrixRecipe) -> bool:
     """Whether `ismn attack` has options for all that ``recipe`` asks; it gives parameters to all methods alike."""
     plain = {name: MatrixRecipe.model_fields[name].default for name in ("survivors", "draws", "stand_in_for")}
     alike = len(recipe.attack.method) == 1 or not recipe.attack.params
-    empty = not (recipe.optional or recipe.training or recipe.attack.method_at or recipe.defence_params)
+    empty = not (recipe.optional or recipe.training or recipe.attack.method_at or recipe.defence_params or recipe.model)
     empty = empty and not any("," in name for name in (*recipe.defence, *recipe.attack.method, *recipe.transfer))
     known = recipe.search is not Search.BF16
     return alike and empty and known and all(getattr(recipe, name) == value for name, value in plain.items())

@@ -114,6 +114,7 @@ def _command(record: RunRecord, recipe: MatrixRecipe, changes: dict[str, Any]) -
     words += [word for param in params for word in ("--param", param)]
     given = [f"{name}={value}" for values in recipe.defence_params.values() for name, value in values.items()]
     words += [word for argument in dict.fromkeys(given) for word in ("--defence-arg", argument)]
+    words += recipe.model.options() if recipe.model else []
     return shlex.join(["ismn", "attack", "--defence", ",".join(recipe.defence), *words])
 
 

@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.references import code_hash, source_hash
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Enum, PurePath, range, slice)
 _STATE = frozenset({"_parameters", "_buffers", "_modules", "training", "_is_full_backward_hook"})
@@ -46,6 +49,27 @@ def pin(thing: object) -> Pin:
     if walk.loose:
         walk.digest.update(uuid.uuid4().bytes)
     return Pin(walk.digest.hexdigest(), tuple(dict.fromkeys(walk.loose)))
+
+
+def settings_pin(module: nn.Module) -> str:
+    """Return what pins the settings that a module and its parts hold beside registered tensors.
+
+    Numbers read from a file as it is made, tensors in a list: neither code nor state dict shows them. Empty where some
+    cannot be pinned.
+    """
+    walk = _Walk()
+    for name, part in module.named_modules():
+        walk.digest.update(name.encode() + b"\x1f")
+        for text in walk._mapping(_settings(part), name):
+            walk.digest.update(text.encode() + b"\x1f")
+    return "" if walk.loose else str(walk.digest.hexdigest())
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return what a module holds beside tensors and parts."""
+    held = {key: value for key, value in vars(module).items() if key not in _STATE and value is not None}
+    # Hooks are code that takes part; empty dictionaries of them are what every module has.
+    return {key: value for key, value in held.items() if not (isinstance(value, dict) and not value)}
 
 
 @dataclass
@@ -107,10 +131,7 @@ class _Walk:
             return
         yield from self.of(type(value), name)
         own = {**value._parameters, **value._buffers, **value._modules}
-        settings = {key: held for key, held in vars(value).items() if key not in _STATE and held is not None}
-        # Hooks are code that takes part; empty dictionaries of them are what every module has.
-        told = {key: held for key, held in settings.items() if not (isinstance(held, dict) and not held)}
-        yield from self._mapping({**own, **told}, name)
+        yield from self._mapping({**own, **_settings(value)}, name)
 
     def _mapping(self, value: Any, name: str) -> Iterator[str]:
         for key in sorted(value, key=repr):

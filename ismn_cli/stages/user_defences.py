@@ -23,6 +23,7 @@ from ismn_cli.core.settings import refusal
 from ismn_cli.core.specs import DataKind, Subject
 from ismn_cli.core.storage import move_aside, write_whole
 from ismn_cli.core.store import Store
+from ismn_cli.stages.live_pins import settings_pin
 from ismn_cli.stages.weights import on_device, tensor_hash
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def defended(name: str, plain: Resolved, setup: DefenceSetup, store: Store, kind
     pipeline = on_device(Pipeline(plain.pipeline.base, defence), setup.device)
     pipeline.eval()
     _check_contract(pipeline, name, kind, setup)
-    text = json.dumps([dict(arguments), code], sort_keys=True)
+    text = json.dumps([dict(arguments), code, settings_pin(defence)], sort_keys=True)
     told = _calibrated(pipeline, name, f"{plain.base.weights}\n{text}", setup, store)
     content = f"{plain.base.weights}\n{tensor_hash(defence)}\n{text}"
     subject = Subject(name=name, weights=hashlib.sha256(content.encode()).hexdigest())

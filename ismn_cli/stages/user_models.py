@@ -157,17 +157,9 @@ def check_answers(net: nn.Module, x: Tensor, shape: Shape, reference: str) -> No
 
 def model_options(choice: ModelChoice) -> str:
     """Return the options of a command line that name this model."""
-    from shlex import quote
+    from shlex import join
 
-    parts = ["--model", quote(choice.reference)]
-    parts += [part for key, value in choice.arguments.items() for part in ("--model-arg", quote(_pair(key, value)))]
-    parts += ["--checkpoint", quote(str(choice.checkpoint))] if choice.checkpoint else []
-    parts += ["--mean", _listed(choice.mean), "--std", _listed(choice.std)] if choice.mean else []
-    return " ".join(parts + (["--unsafe-pickle"] if choice.unsafe_pickle else []))
-
-
-def _pair(key: str, value: Any) -> str:
-    return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+    return join(choice.options())
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -37,6 +37,7 @@ def contract_problems(pipeline: Pipeline, name: str, shape: Shape, device: torch
             or list(asked.decision())
             or [*asked.trace(), *asked.surrogates()]
             or list(asked.draws())
+            or list(asked.idle())
         )
 
 
@@ -67,6 +68,14 @@ class _Asked:
         for flag in ("differentiable", "randomised"):
             if not isinstance(getattr(self.defence, flag), bool):
                 yield f"{flag} is {getattr(self.defence, flag)!r}, neither True nor False"
+
+    def idle(self) -> Iterator[str]:
+        """Yield what it has that never takes part: its figures would be the undefended classifier's."""
+        own = [part for part in ("reform", "score", "decide") if has_own(self.defence, part)]
+        if not own:
+            yield "it overrides none of reform(x), score(x, classify) and decide(x, classify): it does nothing"
+        if own == ["score"] and self.defence.policy == "pass":
+            yield 'it has a score and policy "pass", which refuses nothing: say policy = "reject" or "route"'
 
     def reform(self) -> Iterator[str]:
         """Yield what is wrong with the pictures it makes."""

@@ -180,6 +180,9 @@ def test_a_report_in_every_format(net: Net, images: Tensor) -> None:
     class Hostile(Defence):
         """A name that means something in every format."""
 
+        def reform(self, x: Tensor) -> Tensor:
+            return x * 0.9
+
     Hostile.__name__ = "<script>alert(1)</script>|&_%"
     found = run(net, images, defences=[Hostile()])
     for form in ("markdown", "html", "latex", "csv", "json", "rich"):

@@ -146,7 +146,7 @@ def test_init_refuses_what_python_cannot_import(
 
 
 def test_init_into_folders(ismn: Ismn, here: Path) -> None:
-    assert init(ismn, "attack", "deep/er/mine.py")[0] == Path("deep/er/mine.py")
+    assert init(ismn, "attack", "deep/er/sharp_one.py")[0] == Path("deep/er/sharp_one.py")
     assert init(ismn, "attack", "deep")[0] == Path("deep/margin_pgd.py")
     assert init(ismn, "recipe", "deep/nightly")[0] == Path("deep/nightly.yaml")
 

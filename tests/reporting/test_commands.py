@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ismn_cli.cli import app, run
 from ismn_cli.cli import attack as attack_command
 from ismn_cli.core.recipe_files import load_recipe, validate
-from ismn_cli.core.recipes import MatrixRecipe, TrainRecipe
+from ismn_cli.core.recipes import MatrixRecipe, ModelChoice, TrainRecipe
 from ismn_cli.core.records import Environment, RunRecord
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Samples, Subject, ThreatModel
 from ismn_cli.reporting.commands import cell_command, narrowed, run_command
@@ -155,3 +155,18 @@ def test_what_this_version_does_not_understand_has_no_command() -> None:
     strange = record(MatrixRecipe(name="x")).model_copy(update={"recipe": {"task": "dream", "<b>": "|"}})
     assert run_command(strange) is None
     assert cell_command(strange, cell_of(MatrixRecipe(name="x"), Knowledge.GRAY, "pgd", 8 / 255)) is None
+
+
+def test_a_model_of_ones_own_is_in_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"reference": "net.py:Net", "arguments": {"depth": 3}, "mean": [0.5], "std": [0.2], "doctor": False}
+    recipe = validate({"task": "matrix", "name": "mine", "model": model, "dataset": {"limit": 7}})
+    assert isinstance(recipe, MatrixRecipe) and recipe.model is not None
+    found = asked(run_command(record(recipe)), monkeypatch)
+    assert isinstance(found, MatrixRecipe) and found.model == recipe.model and found.dataset == recipe.dataset
+
+
+def test_the_options_of_a_model_make_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelChoice(reference="a b.py:Net", arguments={"depth": 3, "kind": "x"}, checkpoint="w.th", mean=(0.5,),
+                        std=(0.25,), unsafe_pickle=True, doctor=False)  # fmt: skip
+    found = asked(shlex.join(["ismn", "attack", *model.options()]), monkeypatch)
+    assert isinstance(found, MatrixRecipe) and found.model == model

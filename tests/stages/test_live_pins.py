@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from ismn_cli.stages.live_pins import pin
+from ismn_cli.stages.live_pins import pin, settings_pin
 
 NET = """
 import math
@@ -173,3 +173,22 @@ def test_torchscript() -> None:
     one = torch.jit.trace(made(), torch.rand(1, 4))
     other = torch.jit.trace(made(NET.replace("GAIN = 2.0", "GAIN = 3.0")), torch.rand(1, 4))
     assert pin(one).digest == pin(one).digest != pin(other).digest
+
+
+class Tuned(nn.Module):
+    """Numbers and tensors that no state dict shows, in a part of it."""
+
+    def __init__(self, gain: float = 1.0, taps: tuple[float, ...] = (1.0, 2.0), held: object = None) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 2))
+        self.inner.gain, self.inner.taps, self.held = gain, [torch.tensor(taps)], held
+
+
+def test_settings_are_pinned_and_weights_are_not() -> None:
+    torch.manual_seed(0)
+    first, again = Tuned(), Tuned()
+    assert settings_pin(first) == settings_pin(again) != ""
+    assert settings_pin(first.train()) == settings_pin(again.eval())
+    others = {settings_pin(Tuned(gain=2.0)), settings_pin(Tuned(taps=(1.0, 3.0))), settings_pin(Tuned(held="a"))}
+    assert len(others | {settings_pin(first)}) == 4
+    assert settings_pin(Tuned(held=io.StringIO())) == ""

@@ -25,6 +25,7 @@ from ismn_cli.stages.show import life_of
 
 pytestmark = pytest.mark.usefixtures("trained_once")
 
+SCORE = "def score(self, x, classify): return x.mean((1, 2, 3))"
 HEAD = """
 import torch
 from torch.nn import functional as F
@@ -257,17 +258,19 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "policy": ("policy = 'rejekt'", "policy 'rejekt' is none of pass, reform, reject, route"),
     "flag": ("randomised = 'yes'", "randomised is 'yes'"),
-    "no threshold": ("policy = 'reject'", "policy = 'reject' and threshold inf"),
+    "no threshold": (f"policy = 'reject'\n    {SCORE}", "policy = 'reject' and threshold inf"),
     "nan threshold": (
-        "policy = 'route'\n    def calibrate(self, batches, classify): self.threshold.fill_(float('nan'))",
+        f"policy = 'route'\n    {SCORE}\n    def calibrate(self, batches, classify): self.threshold.fill_(torch.nan)",
         "threshold nan",
     ),
     "not kept": (
-        "policy = 'reject'\n    def calibrate(self, batches, classify): self.threshold.fill_(1); self.cut = 3",
+        f"policy = 'reject'\n    {SCORE}\n    def calibrate(self, batches, _): self.threshold.fill_(1); self.cut = 3",
         "calibrate sets cut",
     ),
     "no gradient": ("@torch.no_grad()\n    def reform(self, x): return x * 0.5", "differentiable = False"),
     "random": ("def reform(self, x): return (x + 0.3 * torch.randn_like(x)).clamp(0, 1)", "randomised = True"),
+    "idle": ("def forward(self, x): return x * 0.5", "it does nothing"),
+    "no policy": (SCORE, 'say policy = "reject" or "route"'),
     "trace": ("def trace(self, x, classify): return [x]", "a list of Waypoint"),
     "routes": ("def surrogates(self, classify): return {}", "a dict of functions"),
     "route": ("def surrogates(self, classify): return {'a': classify}", "should be a Reading"),

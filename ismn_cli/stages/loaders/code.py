@@ -11,6 +11,7 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import ModelChoice
 from ismn_cli.core.references import called, code_hash, form, load_attribute, source_hash
 from ismn_cli.stages.checkpoints import load_checkpoint
+from ismn_cli.stages.live_pins import settings_pin
 from ismn_cli.stages.loaders.made import Made, checkpoint_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def from_code(choice: ModelChoice, reference: str) -> Made:
     net = _built(load_attribute(reference, "model", choice.folder), choice)
     origin = loaded(net, choice) or "as its code leaves it (no --checkpoint)"
     content = [reference.rpartition(":")[2], dict(choice.arguments), code_hash(reference, "model", choice.folder)]
+    content.append(settings_pin(net))
     return Made(net, _digest([*content, *class_sources(net)]), origin)
 
 
