@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -87,6 +88,32 @@ def balanced_order(labels: list[int], ids: list[int], seed: int) -> list[int]:
         keys[i] = (taken[labels[i]], turn[labels[i]])
         taken[labels[i]] += 1
     return sorted(keys, key=keys.__getitem__)
+
+
+def from_arrays(
+    name: str,
+    split: str,
+    pixels: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    ids: Sequence[int],
+) -> ImageSet:
+    """Return images [N, C, n, n] and their labels as a whole split, named "NAME@n"; its hash is over both.
+
+    Labels are hashed as int64, see `content_hash`.
+    """
+    return ImageSet(
+        pixels=torch.from_numpy(pixels),
+        labels=torch.from_numpy(labels),
+        # what is grey is often a digit or a letter, which a mirror makes another
+        mirror=pixels.shape[1] == 3,
+        name=f"{name}@{pixels.shape[-1]}",
+        split=split,
+        ids=torch.tensor(ids),
+        classes=classes,
+        data_hash=content_hash(labels.astype("<i8").view(np.uint8), pixels),
+        total=len(labels),
+    )
 
 
 def content_hash(labels: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8]) -> str:

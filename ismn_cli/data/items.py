@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from ismn_cli.data.image_set import ImageSet, content_hash
+from ismn_cli.data.image_set import ImageSet, from_arrays
 from ismn_cli.data.npz_files import Array, ArrayError, channels_first, labels_of, pixels_of
 from ismn_cli.data.pictures import CHANNELS, resized, square_of
 from ismn_cli.data.sources import DEFAULT_SIZE
@@ -132,23 +132,12 @@ def image_set(
 ) -> ImageSet:
     """Return the ``rows`` of images and labels, all of them unless given; ids are their numbers.
 
-    The hash is over labels (int64) and pixels.
+    See `from_arrays`.
     """
     ids = list(range(len(labels)) if rows is None else rows)
     if len(ids) < len(labels):
         pixels, labels = pixels[ids], labels[ids]
-    return ImageSet(
-        pixels=torch.from_numpy(pixels),
-        labels=torch.from_numpy(labels),
-        # what is grey is often a digit or a letter, which a mirror makes another
-        mirror=pixels.shape[1] == 3,
-        name=f"{name}@{pixels.shape[-1]}",
-        split=split,
-        ids=torch.tensor(ids),
-        classes=classes,
-        data_hash=content_hash(labels.astype("<i8").view(np.uint8), pixels),
-        total=len(labels),
-    )
+    return from_arrays(name, split, pixels, labels, classes, ids)
 
 
 def class_names(declared: Any, count: int) -> tuple[str, ...]:

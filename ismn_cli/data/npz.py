@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ismn_cli.data.draws import split_by_hash, too_few
-from ismn_cli.data.image_set import ImageSet, content_hash
+from ismn_cli.data.image_set import ImageSet, from_arrays
 from ismn_cli.data.npz_files import Archives, ArrayError, Pair, channels_first, labels_of, pixels_of
 from ismn_cli.data.places import first_time, own_place
 from ismn_cli.data.problems import no_split, refusal
@@ -154,18 +153,8 @@ def _image_set(arrays: Arrays, place: Path, split: str, size: int) -> ImageSet:
     pair, rows = arrays.pairs[split], arrays.rows[split]
     pixels = pixels_of(pair.images.read()[rows], size)
     labels = arrays.labels[split][rows]
-    return ImageSet(
-        pixels=torch.from_numpy(pixels),
-        labels=torch.from_numpy(labels),
-        # what is grey is often a digit or a letter, which a mirror makes another
-        mirror=pixels.shape[1] == 3,
-        name=f"npz/{_stem(place.absolute()).replace('@', '-')}@{size}",
-        split=split,
-        ids=torch.tensor(rows),
-        classes=arrays.classes,
-        data_hash=content_hash(labels.astype("<i8").view(np.uint8), pixels),
-        total=len(rows),
-    )
+    name = f"npz/{_stem(place.absolute()).replace('@', '-')}"
+    return from_arrays(name, split, pixels, labels, arrays.classes, rows)
 
 
 def _stem(place: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ismn_cli.core.forecast import Charge, Forecast
-from ismn_cli.core.specs import AttackSpec, Cell
+from ismn_cli.core.specs import AttackSpec
 from ismn_cli.core.store import Store
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.plan import Matrix
@@ -40,10 +40,10 @@ def forecast(matrix: Matrix, store: Store, tell: Tell = lambda *_: None, missing
 
     ``missing``: the recipe's systems that have no weights yet.
     """
-    stored = {cell.key() for cell in _cells(matrix) if store.cell(cell.key())}
+    stored = {cell.key() for _, cell in matrix.cells() if store.cell(cell.key())}
     pilot = _Pilot(matrix)
-    left = [job.without(stored) for job in matrix.jobs()]
-    open_jobs = sorted((job for job in left if job.cells), key=lambda job: len(job.cells[0][1].after))
+    open_jobs = matrix.open_jobs(stored)
+    chained = any(cell.after for job in open_jobs for _, cell in job.cells)
     charges = list[Charge]()
     total = len(open_jobs) + 1
     tell("answers", 0, total)
@@ -58,17 +58,8 @@ def forecast(matrix: Matrix, store: Store, tell: Tell = lambda *_: None, missing
         available=matrix.images.total,
         pilot=len(pilot.x),
         missing=missing,
-        order=tuple(dict.fromkeys(charge.attack for charge in charges if charge.attack)) if _chained(matrix) else (),
+        order=tuple(dict.fromkeys(charge.attack for charge in charges if charge.attack)) if chained else (),
     )
-
-
-def _chained(matrix: Matrix) -> bool:
-    return any(cell.after for job in matrix.jobs() for _, cell in job.cells)
-
-
-def _cells(matrix: Matrix) -> list[Cell]:
-    clean = [matrix.clean_cell(system) for system in matrix.systems]
-    return clean + [cell for job in matrix.jobs() for _, cell in job.cells]
 
 
 def _self_tests(matrix: Matrix, store: Store, jobs: list[Job], pilot: _Pilot) -> float:

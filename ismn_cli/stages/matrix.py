@@ -116,15 +116,12 @@ def compute(
     matrix: Matrix, store: Store, on_progress: OnProgress, on_cells: OnCells
 ) -> tuple[dict[str, CellResult], int]:
     """Return every cell's result by key, and how many of them were stored. ``on_cells`` hears of all."""
-    jobs = matrix.jobs()
-    cells = [matrix.clean_cell(system) for system in matrix.systems]
-    cells += [cell for job in jobs for _, cell in job.cells]
-    found = {key: result for key in (c.key() for c in cells) if (result := store.cell(key))}
+    keys = (cell.key() for _, cell in matrix.cells())
+    found = {key: result for key in keys if (result := store.cell(key))}
     stored = len(found)
     on_cells(list(found.values()))
     clean = [s for s in matrix.systems if matrix.clean_cell(s).key() not in found]
-    open_jobs = [job for job in jobs if any(cell.key() not in found for _, cell in job.cells)]
-    open_jobs.sort(key=lambda job: (list(matrix.attacks).index(job.knowledge), len(job.cells[0][1].after)))
+    open_jobs = matrix.open_jobs(found)
     score = _Score(on_progress, (len(clean) + len(open_jobs)) * len(matrix.images))
     bench = matrix.bench(store)
     for system in clean:
@@ -133,9 +130,8 @@ def compute(
         on_cells([result])
     before = {s.subject.name: found[matrix.clean_cell(s).key()] for s in matrix.systems}
     for job in open_jobs:
-        missing = job.without(found)
         previous = found[job.previous.key()] if job.previous else None
-        results = bench.attack(missing, before, previous, score.of(missing.label()))
+        results = bench.attack(job, before, previous, score.of(job.label()))
         found |= {result.cell.key(): result for result in results}
         on_cells(results)
     return found, stored

@@ -18,7 +18,7 @@ from ismn_cli.core.outlook import Footprint, Outlook, PlannedSystem, PlannedTrai
 from ismn_cli.core.recipes import MatrixRecipe, Recipe, TrainRecipe
 from ismn_cli.core.references import running
 from ismn_cli.core.runs import run_id_of
-from ismn_cli.core.specs import Cell, DataKind, Knowledge
+from ismn_cli.core.specs import DataKind, Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.stages.bases import Base
 from ismn_cli.stages.footprints import Place, attack_footprint, stage_facts, training_footprints
@@ -277,16 +277,9 @@ def _untrained(entry: SystemEntry, shape: Shape, base: nn.Module | None = None) 
 
 def _planned(matrix: Matrix, rows: Iterable[_System], store: Store) -> tuple[PlannedSystem, ...]:
     """Return each system with its cells, and how many of them are stored."""
-    stored = Counter(system.subject.name for system, cell in _cells(matrix) if store.cell(cell.key()))
+    stored = Counter(system.subject.name for system, cell in matrix.cells() if store.cell(cell.key()))
     each = 1 + sum(map(len, matrix.attacks.values()))
     return tuple(PlannedSystem(row.name, row.origin, not row.missing, each, stored[row.name]) for row in rows)
-
-
-def _cells(matrix: Matrix) -> Iterator[tuple[Resolved, Cell]]:
-    for system in matrix.systems:
-        yield system, matrix.clean_cell(system)
-    for job in matrix.jobs():
-        yield from job.cells
 
 
 def _of_trainings(trainings: Mapping[str, _Training], memory: int | None, tell: Tell) -> Iterator[Footprint]:

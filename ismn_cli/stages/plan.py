@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,17 @@ class Matrix:
                     groups.setdefault(cell.examples_key(), []).append((system, cell))
                 jobs += [self._job(knowledge, attack, group) for group in groups.values()]
         return jobs
+
+    def cells(self) -> list[tuple[Resolved, Cell]]:
+        """Return every cell with its system: those without attack first."""
+        clean = [(system, self.clean_cell(system)) for system in self.systems]
+        return clean + [pair for job in self.jobs() for pair in job.cells]
+
+    def open_jobs(self, found: Container[str]) -> list[Job]:
+        """Return the jobs with the cells that are not in ``found``, in the order in which they are carried out."""
+        left = [job for job in (job.without(found) for job in self.jobs()) if job.cells]
+        levels = list(self.attacks)
+        return sorted(left, key=lambda job: (levels.index(job.knowledge), len(job.cells[0][1].after)))
 
     def search(self) -> Search:
         """Return the precision in which bare classifiers are searched."""

@@ -48,3 +48,15 @@ def trained(store: Store) -> Train:
         return train(whole, store, None, "cpu", lambda _: None, fresh)
 
     return run
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder for code of the user's own, with nothing imported from another test's."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("mine", "helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,9 @@ EVIL = {
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("mine", "helper"):  # of another test
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    (folder / "mine.py").write_text(HEAD)
-    return folder
+def here(own_folder: Path) -> Path:
+    (own_folder / "mine.py").write_text(HEAD)
+    return own_folder
 
 
 @pytest.fixture(autouse=True)

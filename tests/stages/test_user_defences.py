@@ -101,15 +101,9 @@ def trained_once(trained) -> None:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("mine", "helper"):  # of another test
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    (folder / "mine.py").write_text(CODE)
-    return folder
+def here(own_folder: Path) -> Path:
+    (own_folder / "mine.py").write_text(CODE)
+    return own_folder
 
 
 def run(store: Store, *defences: str, **changes: Any) -> Finished:
