@@ -37,6 +37,10 @@ SHORTER = {
     "ismn attack --defence none,smooth.py:Smooth --defence-arg sigma=0.8 --knowledge white,adaptive --limit 100": [
         "--limit", "2",
     ],
+    "ismn run quickstart --limit 64 --shard 1/2": ["--limit", "4", "batch_size=2", "defence=none"],
+    "ismn run quickstart --limit 64 --shard 2/2": ["--limit", "4", "batch_size=2", "defence=none"],
+    "ismn run quickstart --limit 64": ["--limit", "4", "batch_size=2", "defence=none"],
+    "ismn plan quickstart --slurm --shards 3": ["--limit", "6", "batch_size=2", "defence=none", "attack.method=fgsm"],
     "ismn attack --method ascent.py:ascent --param steps=20 --limit 100": ["--limit", "4"],
     "ismn attack --method gentle.py:Gentle --param steps=3 --limit 100": ["--limit", "4"],
     "ismn run mine.yaml defence=noise.py:Noise attack.eot=5 draws=5 --limit 30": ["--limit", "6"],
@@ -159,7 +163,8 @@ def told(where: str) -> Iterator[None]:
 
 
 def python(words: list[str], folder: Path) -> int:
-    starts = {"python": [sys.executable], "pytest": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]}
+    starts = {"bash": ["bash"], "python": [sys.executable]}
+    starts |= {"pytest": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]}
     return subprocess.run([*starts[words[0]], *words[1:]], cwd=folder, check=False, timeout=300).returncode
 
 
@@ -169,6 +174,7 @@ def seated(folder: Path, home: Path) -> Iterator[None]:
     path, modules, where, environment = [*sys.path], {*sys.modules}, Path.cwd(), dict(os.environ)
     os.environ |= {"ISMN_HOME": str(home), "COLUMNS": "110", "GITHUB_STEP_SUMMARY": str(folder / "summary.md")}
     os.environ.pop("ISMN_DATA_DIR", None)
+    _offer_slurm(folder)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     try:
@@ -181,6 +187,15 @@ def seated(folder: Path, home: Path) -> Iterator[None]:
         for name in {*sys.modules} - modules:
             if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
                 del sys.modules[name]
+
+
+def _offer_slurm(folder: Path) -> None:
+    """Put what stands for Slurm here, sbatch, on the path."""
+    tools = folder / ".cluster"
+    tools.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "tests/cli/fake_sbatch.py", tools / "sbatch")
+    (tools / "sbatch").chmod(0o755)
+    os.environ |= {"FAKE_SBATCH": str(tools), "PATH": f"{tools}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def evaluate(
         doctor=doctor,
     )
     with _told(seed):
-        place = Store.open(None if store is None else Path(store))
+        place = Store.open(store)
         finished = run_plan(plan_live(asked, place), place, "attack", lambda _: None)
     return Evaluation(finished)
 

@@ -26,7 +26,10 @@ from ismn_cli.core.specs import Norm
 
 FIRST = 64
 """Pixels looked at first; most pairs are further apart in them already. Each next look takes twice as many."""
-MOST_SIZES = 255
+LOOKS = 3
+"""With so few of an image's pixels copied, sets of any size are compared where they lie: in a file, if need be."""
+AT_ONCE = 2**22
+"""Pixels of other images that are compared with those of one."""
 ROUNDING = 1e-12
 """Relative: 2 x 0.3 x 255 is 153 grey levels, whatever float64 makes of 0.3."""
 REPORTS = 200
@@ -54,8 +57,9 @@ def ceilings(
     """Return the ceiling at each of ``eps_list`` (pixels of [0, 1]), in that order.
 
     ``images`` [N, ...] are uint8, or floats in [0, 1]; floats that hold whole grey levels are compared as such, and
-    exactly. ``labels`` [N] are whole numbers. Memory grows with the conflicts at the largest size: 1.2 GB where nearly
-    all pairs among 10,000 images conflict. Raises UsageError for images, labels or sizes that are none.
+    exactly. ``labels`` [N] are whole numbers. Bytes are not copied; besides half a kilobyte for each image, memory
+    grows with the conflicts at the largest size: 1.2 GB where nearly all pairs among 10,000 images conflict. Raises
+    UsageError for images, labels or sizes that are none.
     """
     _check(images, labels, eps_list)
     pixels = _pixels(images).reshape(len(images), -1)
@@ -63,8 +67,7 @@ def ceilings(
     near = {eps: limit for eps, limit in limits.items() if limit < _diameter(norm, pixels)}
     at = {eps: _everywhere(eps, labels) for eps in limits if eps not in near}
     if near:
-        order = np.argsort(labels, kind="stable")
-        found = _conflicts(pixels[order], labels[order], norm, list(near.values()), on_progress or _silent)
+        found = _conflicts(pixels, labels, norm, list(near.values()), on_progress or _silent)
         at |= {eps: _possible(eps, *found.within(rank)) for rank, eps in enumerate(near)}
     return [at[eps] for eps in eps_list]
 
@@ -75,7 +78,7 @@ class _Conflicts:
 
     starts: npt.NDArray[np.int64]
     others: npt.NDArray[np.int32]
-    ranks: npt.NDArray[np.uint8]
+    ranks: Ints
     """The smallest size at which a pair conflicts, by its position among the sizes."""
 
     def within(self, rank: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
@@ -88,14 +91,15 @@ class _Conflicts:
 def _conflicts(
     pixels: Pixels, labels: Ints, norm: Norm, limits: Sequence[float], on_progress: OnPairs
 ) -> _Conflicts:
-    """Return the conflicts of images [N, D] in the order of their labels; ``limits`` ascend."""
-    firsts = np.searchsorted(labels, labels, side="right")
+    """Return the conflicts of images [N, D], which are numbered in the order of their labels; ``limits`` ascend."""
+    order = np.argsort(labels, kind="stable")
+    firsts = np.searchsorted(labels[order], labels[order], side="right")
     ends = np.concatenate(([0], np.cumsum(len(labels) - firsts)))
-    looks, others, ranks, told = _looks(pixels), [], [], 0
+    images, others, ranks, told = _Images(pixels, order, norm), [], [], 0
     for i, first in enumerate(firsts):
-        found, distances = _near(looks, i, int(first), norm, limits[-1])
+        found, distances = images.near(i, int(first), limits[-1])
         others.append(found)
-        ranks.append(np.searchsorted(limits, distances).astype(np.uint8))
+        ranks.append(np.searchsorted(limits, distances).astype(np.min_scalar_type(len(limits))))
         done, total = int(ends[i + 1]), int(ends[-1])
         if done - told > total // REPORTS or told < done == total:
             told = done
@@ -104,34 +108,49 @@ def _conflicts(
     return _Conflicts(starts, np.concatenate(others), np.concatenate(ranks))
 
 
-def _looks(pixels: Pixels) -> list[Pixels]:
-    """Divide the pixels [N, D], shuffled because neighbours are alike, into parts to be looked at in turn."""
-    size = pixels.shape[1]
-    shuffled = pixels[:, np.random.default_rng(0).permutation(size)]
-    bounds = [0, *(FIRST << k for k in range(size.bit_length()) if FIRST << k < size), size]
-    return [np.ascontiguousarray(shuffled[:, start:end]) for start, end in pairwise(bounds)]
+class _Images:
+    """Images [N, D], the i-th of which is row ``order[i]`` of ``pixels``."""
+
+    def __init__(self, pixels: Pixels, order: Ints, norm: Norm) -> None:
+        self.pixels, self.order, self.norm = pixels, order, norm
+        size = pixels.shape[1]
+        # Shuffled because neighbours are alike.
+        places = np.random.default_rng(0).permutation(size)
+        bounds = [0, *(min(((1 << k) - 1) * FIRST, size) for k in range(1, LOOKS + 1))]
+        self.looks = [pixels[order[:, None], places[start:end]] for start, end in pairwise(bounds) if start < size]
+
+    def near(self, i: int, first: int, limit: float) -> tuple[npt.NDArray[np.int32], Pixels]:
+        """Return the images from ``first`` on within ``limit`` of image i, and their distances (squared in L2)."""
+        others = np.arange(first, len(self.order), dtype=np.int32)
+        distances = self._none(len(others))
+        for look in self.looks:
+            # The first look is at all of them: no need to pick.
+            there = look[first:] if look is self.looks[0] else look[others]
+            distances = _further(distances, look[i], there, self.norm)
+            kept = distances <= limit
+            others, distances = others[kept], distances[kept]
+            if not len(others):
+                return others, distances
+        return self._exactly(i, others, limit)
+
+    def _exactly(self, i: int, others: npt.NDArray[np.int32], limit: float) -> tuple[npt.NDArray[np.int32], Pixels]:
+        """Return those of ``others`` within ``limit`` in all their pixels, and their distances."""
+        here, size = self.order[i], self.pixels.shape[1]
+        distances, start = self._none(len(others)), 0
+        while start < size and len(others):
+            part = slice(start, start + max(FIRST, AT_ONCE // len(others)))
+            distances = _further(distances, self.pixels[here, part], self.pixels[self.order[others], part], self.norm)
+            kept, start = distances <= limit, part.stop
+            others, distances = others[kept], distances[kept]
+        return others, distances
+
+    def _none(self, n: int) -> Pixels:
+        return np.zeros(n, self.pixels.dtype if self.norm is Norm.LINF else np.float64)
 
 
-def _near(
-    looks: Sequence[Pixels], i: int, first: int, norm: Norm, limit: float
-) -> tuple[npt.NDArray[np.int32], Pixels]:
-    """Return the images from ``first`` on within ``limit`` of image i, and their distances (squared in L2)."""
-    others = np.arange(first, len(looks[0]), dtype=np.int32)
-    distances: Pixels = np.zeros(len(others), looks[0].dtype if norm is Norm.LINF else np.float64)
-    for look in looks:
-        # The first look is at all of them: no need to pick.
-        there = look[first:] if look is looks[0] else look[others]
-        gaps = np.maximum(look[i], there) - np.minimum(look[i], there)
-        distances = _further(distances, gaps, norm)
-        kept = distances <= limit
-        others, distances = others[kept], distances[kept]
-        if not len(others):
-            break
-    return others, distances
-
-
-def _further(distances: Pixels, gaps: Pixels, norm: Norm) -> Pixels:
-    """Return the distances [n] when the gaps [n, d] of more pixels are known; squares of grey levels stay whole."""
+def _further(distances: Pixels, one: Pixels, others: Pixels, norm: Norm) -> Pixels:
+    """Return the distances [n] when more pixels [d] and [n, d] are known; squares of grey levels stay whole."""
+    gaps = np.maximum(one, others) - np.minimum(one, others)
     if norm is Norm.LINF:
         largest: Pixels = np.maximum(distances, gaps.max(1))
         return largest
@@ -191,8 +210,8 @@ def _check(images: Pixels, labels: Ints, eps_list: Sequence[float]) -> None:
     # Written so that NaN fails it too.
     if images.dtype != np.uint8 and not (floats and bool(((images >= 0) & (images <= 1)).all())):
         raise UsageError(f"Images are {images.dtype}, with pixels outside [0, 1] or not finite.", hint)
-    if not all(math.isfinite(eps) and eps >= 0 for eps in eps_list) or len(set(eps_list)) > MOST_SIZES:
-        raise UsageError("Sizes are finite, not negative, and at most 255 of them.", "Write eps such as 0.3 or 8/255.")
+    if not all(math.isfinite(eps) and eps >= 0 for eps in eps_list):
+        raise UsageError("Sizes are finite and not negative.", "Write eps such as 0.3 or 8/255.")
 
 
 def _silent(done: int, total: int) -> None:

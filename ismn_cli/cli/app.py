@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -34,13 +35,18 @@ from ismn_cli.cli import (
     train,
 )
 from ismn_cli.cli.completion import answering
-from ismn_cli.cli.console import listen, say, show_error
+from ismn_cli.cli.console import listen, people, say, show_error
 from ismn_cli.cli.options import examples
-from ismn_cli.core.errors import UsageError
+from ismn_cli.core.errors import CutError, UsageError
+from ismn_cli.core.world import World, alone
 from ismn_models.refusal import RefusalError
 
 USAGE = 2
 INTERRUPTED = 130
+SILENCE = 1.0
+"""Seconds that a process which has failed, and leaves it to another to say so, waits before it ends."""
+SHARED = ("train", "run")
+"""Commands that torchrun may start in several processes: trainings."""
 
 
 class CtrlCError(Exception):
@@ -90,11 +96,22 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     listen()
+    one_of_many(context.invoked_subcommand or "")
+
+
+def one_of_many(command: str) -> None:
+    """Let one process speak where torchrun started several. Raises UsageError for what is the work of one."""
+    world = World.here()
+    if world.size > 1:
+        people().quiet = world.rank > 0
+    if command not in SHARED:
+        alone(command)
 
 
 for module in (
@@ -133,6 +150,14 @@ def main() -> NoReturn:
 
 def exit_code(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code. Errors are told on stderr."""
+    code = _exit_code(arguments)
+    if code and people().quiet:
+        # torchrun ends the other processes as soon as one has failed: first the one that speaks of it.
+        time.sleep(SILENCE)
+    return code
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
     try:
         with answering(app):
             app(list(arguments), prog_name="ismn")
@@ -147,6 +172,8 @@ def exit_code(arguments: Sequence[str]) -> int:
         if told is None:
             raise
         show_error(told)
+        if isinstance(told, CutError):
+            say(f"  {resuming(arguments)}")
         return USAGE
     return 0
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ismn_cli.cli.console import note, results_apart, say, show
+from ismn_cli.cli.engine import workers
 from ismn_cli.cli.options import (
+    Address,
     Attribute,
     Checkpoint,
     DataDir,
     DefenceArg,
     Defences,
     Device,
+    Engine,
     ImageSize,
     Limit,
     Mean,
@@ -45,7 +48,9 @@ if TYPE_CHECKING:
     from ismn_cli.core.records import RunKind
     from ismn_cli.core.store import Store
     from ismn_cli.core.tracking import Openers
+    from ismn_cli.stages.cluster import Cluster
     from ismn_cli.stages.matrix import Finished
+    from ismn_cli.stages.plan import Matrix
     from ismn_cli.stages.steps import Steps
     from ismn_cli.stages.train import Trained
 
@@ -134,6 +139,8 @@ def attack(
     data_dir: DataDir = None,
     store: StoreDir = None,
     track: Track = None,
+    engine: Engine = None,
+    address: Address = None,
 ) -> None:
     """Attack a system."""
     recipe = attack_recipe(
@@ -154,7 +161,7 @@ def attack(
         recipe = with_data_at_hand(recipe, data_dir)
     for remark in size_notes(recipe):
         note(remark)
-    finished = carry_out(recipe, data_dir, device, store, "attack", track=track or ())
+    finished = carry_out(recipe, data_dir, device, store, "attack", None, track or (), engine, address)
 
     from ismn_cli.reporting.attack_table import attack_report
 
@@ -228,8 +235,24 @@ def carry_out(
     kind: RunKind,
     prefer_base: str | None = None,
     track: Sequence[str] = (),
+    engine: str | None = None,
+    address: str | None = None,
 ) -> Finished:
     """Run a matrix with progress; say which weights it uses and what was stored already."""
+    with workers(engine, address, device) as found:
+        return _carried_out(recipe, data_dir, device, store, kind, prefer_base, track, found)
+
+
+def _carried_out(
+    recipe: MatrixRecipe,
+    data_dir: Path | None,
+    device: str | None,
+    store: Path | None,
+    kind: RunKind,
+    prefer_base: str | None,
+    track: Sequence[str],
+    cluster: Cluster | None,
+) -> Finished:
     from ismn_cli.core.store import Store
     from ismn_cli.stages.matrix import run_plan
     from ismn_cli.stages.plan import plan_matrix
@@ -237,23 +260,33 @@ def carry_out(
 
     trackers = openers(track)
     place = Store.open(store)
-    steps = _trained(recipe, place, data_dir, device, trackers)
+    steps = trained(recipe, place, data_dir, device, trackers)
+    if cluster is not None:
+        recipe, device = cluster.searched(recipe), cluster.planned_on()
     matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base, steps)
-    for system in matrix.systems:
-        say(f"{system.subject.name}: {system.origin}")
-    for reason in matrix.left_out:
-        note(reason)
-    if len({system.base.weights for system in matrix.systems}) > 1:
-        note("these systems stand on different base classifiers: each is attacked through its own.")
+    say_systems(matrix)
     with Display() as display:
-        finished = run_plan(matrix, place, kind, display.matrix, trackers)
+        if cluster is None:
+            finished = run_plan(matrix, place, kind, display.matrix, trackers)
+        else:
+            finished = run_plan(matrix, place, kind, display.matrix, trackers, cluster.carry_out, cluster.device)
     if finished.stored:
         note(f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again.")
     say_verdict(finished.audit)
     return finished
 
 
-def _trained(
+def say_systems(matrix: Matrix) -> None:
+    """Say which weights each system has, and what is left out."""
+    for system in matrix.systems:
+        say(f"{system.subject.name}: {system.origin}")
+    for reason in matrix.left_out:
+        note(reason)
+    if len({system.base.weights for system in matrix.systems}) > 1:
+        note("these systems stand on different base classifiers: each is attacked through its own.")
+
+
+def trained(
     recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str | None, track: Openers
 ) -> Steps:
     """Carry out the recipe's own trainings with progress; say which run each is."""

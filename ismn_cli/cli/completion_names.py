@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from ismn_cli.core.references import Kind, plugins
+from ismn_cli.core.storage import is_url
 
 Names = Callable[[typer.Context, str], Iterable[str]]
 """Names that a value may be, given the command line so far and the value as far as it is typed."""
@@ -89,7 +90,9 @@ def formats(ctx: typer.Context, word: str) -> Iterable[str]:
 
 def runs(ctx: typer.Context, word: str) -> Iterable[str]:
     """Return the ids of the runs in the store of the command line, the latest first."""
-    root = ctx.params.get("store") or os.environ.get("ISMN_HOME") or "~/.ismn"
+    root = str(ctx.params.get("store") or os.environ.get("ISMN_HOME") or "~/.ismn")
+    if is_url(root):  # a key that is pressed waits for no server
+        return []
     with suppress(OSError, RuntimeError):
         found = [entry for entry in os.scandir(Path(root).expanduser() / "runs") if entry.is_dir()]
         return [entry.name for entry in sorted(found, key=lambda e: -e.stat().st_mtime)[:MANY]]

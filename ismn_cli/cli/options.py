@@ -11,6 +11,14 @@ import typer
 if TYPE_CHECKING:
     from ismn_cli.core.recipes import DataChoice
 
+
+def place(text: str) -> Path:
+    """Return the path of a folder or a file, or of a URL. Raises UsageError."""
+    from ismn_cli.core.storage import open_place
+
+    return open_place(text)
+
+
 Attribute = Annotated[
     str | None,
     typer.Option(
@@ -44,6 +52,23 @@ Seed = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1. (default: auto)")
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="Who computes: local, this process; or ray, the workers of a Ray cluster. The results are the same. "
+        "(default: local)",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="WHERE",
+        help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT. (default: one of this machine's cores or GPUs)",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -54,7 +79,13 @@ DataDir = Annotated[
 ]
 StoreDir = Annotated[
     Path | None,
-    typer.Option("--store", metavar="DIR", help="Folder for runs and results. (default: ISMN_HOME, else ~/.ismn)"),
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        parser=place,
+        help="Folder for runs and results, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX. (default: ISMN_HOME, else "
+        "~/.ismn)",
+    ),
 ]
 Defences = Annotated[
     list[str] | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ismn_cli.cli import shard, slurm
 from ismn_cli.cli.console import note, result, say, table
 from ismn_cli.cli.options import DataDir, Device, Limit, Overrides, StoreDir, examples
 from ismn_cli.cli.progress import Display
@@ -21,6 +22,7 @@ EXAMPLES = examples(
     "ismn plan matrix-cifar10",
     "ismn plan quickstart --budget 10m",
     "ismn plan ./mine.yaml dataset.limit=1000 --device cuda",
+    "ismn plan matrix-cifar10 --slurm --shards 24",
 )
 UNITS = {"h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -42,8 +44,17 @@ def plan(
     device: Device = None,
     data_dir: DataDir = None,
     store: StoreDir = None,
+    cluster: Annotated[
+        bool,
+        typer.Option("--slurm", help="Write a script that submits it to Slurm: an array of shards, then the report."),
+    ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --slurm: the number of shards. (default: so that each takes an hour)"),
+    ] = None,
 ) -> None:
     """Predict what a recipe takes."""
+    from ismn_cli.core.errors import UsageError
     from ismn_cli.core.recipe_files import load_recipe
     from ismn_cli.core.store import Store
     from ismn_cli.reporting.outlook_table import outlook_headline, outlook_sheets
@@ -51,27 +62,48 @@ def plan(
 
     seconds = None if budget is None else seconds_of(budget)
     loaded = load_recipe(recipe, [*(overrides or ()), *([f"dataset.limit={limit}"] if limit is not None else [])])
+    place = Store.open(store)
+    script = None
+    if cluster:
+        matrix = shard.matrix_of(loaded, recipe, "--slurm")
+        if matrix.training and budget is not None:
+            raise UsageError("The recipe's own trainings depend on the number of images.", "Give --limit, no --budget.")
+        script = slurm.Script.begin(matrix, place, data_dir, device or "auto", shards)
+    elif shards is not None:
+        raise UsageError("--shards is for the script of --slurm.", "Add: --slurm")
     with Display() as display:
-        found, costs = expected(loaded, Store.open(store), data_dir, device or "auto", display.measuring)
+        found, costs = expected(loaded, place, data_dir, device or "auto", display.measuring)
     result(outlook_headline(found))
     for sheet in outlook_sheets(found):
         table(sheet.title, sheet.head, sheet.rows)
-    if costs is not None:
-        _show(costs, loaded, recipe, overrides or [], seconds)
+    if script is not None:
+        script.check(found)
+    if costs is None:
+        return
+    images = costs.images if seconds is None else _bought(costs, seconds)
+    _show(costs, images)
+    words = _settings(costs, loaded, overrides or [], images)
+    if script is None:
+        say("next: " + shlex.join(["ismn", "run", recipe, *words]))
+    else:
+        script.write([recipe, *words], found, costs, images)
 
 
-def _show(found: Forecast, recipe: Recipe, name: str, overrides: list[str], budget: float | None) -> None:
-    """Print the forecast, for the recipe's number of images or for what the budget buys."""
+def _show(found: Forecast, images: int) -> None:
+    """Print the forecast for so many images."""
     from ismn_cli.reporting.forecast_table import forecast_lines, forecast_sheet
 
-    images = found.images if budget is None else _bought(found, budget)
     sheet = forecast_sheet(found, images)
     table(sheet.title, sheet.head, sheet.rows)
     for line in forecast_lines(found, images):
         note(line)
+
+
+def _settings(found: Forecast, recipe: Recipe, overrides: list[str], images: int) -> list[str]:
+    """Return what a run of so many images has behind the recipe's name."""
     kept = [each for each in overrides if not each.startswith("dataset.limit=")]
     limited = recipe.dataset.limit is not None or images < found.available
-    say("next: " + shlex.join(["ismn", "run", name, *kept, *(["--limit", str(images)] if limited else [])]))
+    return [*kept, *(["--limit", str(images)] if limited else [])]
 
 
 def _bought(found: Forecast, budget: float) -> int:

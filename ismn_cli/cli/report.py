@@ -116,8 +116,7 @@ def _table(store: Store, runs: list[Run], results: Iterable[CellResult], two: tu
 def stored_results(store: Store, runs: Iterable[Run]) -> Iterator[CellResult]:
     """Yield the cells of ``runs``, each once, read one at a time; say at the end if there are fewer than there were."""
     keys, found = dict.fromkeys(key for run in runs for key in run.record.cells), 0
-    for key in keys:
-        cell = store.cell(key)
+    for _, cell in store.cells(keys):
         if cell is not None:
             found += 1
             yield cell

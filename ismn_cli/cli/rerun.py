@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ismn_cli.cli.console import results_apart, say
-from ismn_cli.cli.options import DataDir, Device, examples
+from ismn_cli.cli.options import DataDir, Device, examples, place
 from ismn_cli.cli.progress import Display
 from ismn_cli.cli.report import deliver
 
@@ -30,7 +30,8 @@ def register(app: typer.Typer) -> None:
 
 def rerun(
     result: Annotated[
-        Path, typer.Argument(metavar="RESULT.json", help="A run's record.json, or a cell's file in the store.")
+        Path,
+        typer.Argument(metavar="RESULT.json", parser=place, help="A run's record.json, or a cell's file in the store."),
     ],
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="As in `ismn report`; csv and json have every id.")
@@ -45,7 +46,12 @@ def rerun(
     data_dir: DataDir = None,
     store: Annotated[
         Path | None,
-        typer.Option("--store", metavar="DIR", help="Store of the results and trainings. (default: that of the file)"),
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            parser=place,
+            help="Store of the results and trainings. (default: that of the file)",
+        ),
     ] = None,
 ) -> None:
     """Repeat a result."""
@@ -58,17 +64,17 @@ def rerun(
     if form not in FORMATS:
         raise unknown_name("report format", form, FORMATS)
     found = read_result(result)
-    place = Store.open(store or store_of(result))
+    home = Store.open(store or store_of(result))
 
     from ismn_cli.stages import rerun as stage
 
-    recorded = stage.recorded_of(found, place)
+    recorded = stage.recorded_of(found, home)
     with results_apart():
-        matrix = stage.plan_rerun(recorded, place, data_dir, device or "auto")
+        matrix = stage.plan_rerun(recorded, home, data_dir, device or "auto")
     for system in (*matrix.systems, *matrix.sources):
         say(f"{system.subject.name}: {system.origin}, as recorded")
     now = stage.here(matrix)
-    scratch = stage.open_scratch(recorded, place, now, fresh)
+    scratch = stage.open_scratch(recorded, home, now, fresh)
     with Display() as display, results_apart():
         repeated = stage.rerun(recorded, matrix, scratch, display.matrix)
     stage.discard(scratch)

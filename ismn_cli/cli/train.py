@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ismn_cli.cli.console import note, results_apart, say
+from ismn_cli.cli.console import note, people, results_apart, say
 from ismn_cli.cli.options import (
     Attribute,
     Checkpoint,
@@ -38,6 +39,7 @@ from ismn_cli.core.balance import uneven
 if TYPE_CHECKING:
     from ismn_cli.core.recipes import TrainRecipe
     from ismn_cli.core.records import RunRecord
+    from ismn_cli.engine.parallel import Ranks
 
 HELP = "Train a system, stage by stage. A training that was stopped continues where it was."
 EXAMPLES = examples(
@@ -132,20 +134,44 @@ def carry_out(
     track: Sequence[str] = (),
 ) -> None:
     """Train, and say where it is and what to type next."""
+    from ismn_cli.core.runs import check_local
     from ismn_cli.core.store import Store
     from ismn_cli.stages.tracking import openers
+    from ismn_cli.stages.train import assist
     from ismn_cli.stages.train import train as run_training
 
     trackers = openers(track)
     place = Store.open(store)
-    with Display() as display:
-        trained = run_training(recipe, place, data_dir, device or "auto", display.training, fresh, trackers)
+    check_local(place.root)
+    with several() as ranks:
+        if not ranks.leads:
+            assist(recipe, place, data_dir, device or "auto", ranks)
+            return
+        with Display() as display:
+            trained = run_training(
+                recipe, place, data_dir, device or "auto", display.training, fresh, trackers, ranks
+            )
     record = trained.run.record
     if trained.already:
         note(f"this training is finished already, on {(record.finished or '')[:16]}; --fresh begins it again.")
         if track:
             note("there was nothing to tell a tracker.")
     _tell(record, trained.run.folder)
+
+
+@contextmanager
+def several() -> Iterator[Ranks]:
+    """Train as one of the processes that torchrun started, if it did; of what ends them, one speaks."""
+    from ismn_cli.core.world import World
+    from ismn_cli.engine.parallel import Ranks, joined
+
+    world = World.here()
+    ranks = Ranks(world)
+    try:
+        with joined(ranks):
+            yield ranks
+    finally:
+        people().quiet = not ranks.tells
 
 
 def _tell(record: RunRecord, folder: Path) -> None:

@@ -15,6 +15,10 @@ class UsageError(Exception):
         self.hint = hint
 
 
+class CutError(UsageError):
+    """Work that was cut from outside: what is done is kept, and the same command continues it."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)

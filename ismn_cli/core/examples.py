@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ismn_cli.core.storage import move_aside, unreadable, write_whole
+from ismn_cli.core.storage import move_aside, read_bytes, write_bytes
+from ismn_cli.core.tensors import unpack
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Arrays = dict[str, NDArray[Any]]
+    from ismn_cli.core.tensors import Arrays
 
 _DIGEST = "sha256"
 
@@ -29,20 +30,15 @@ class Examples:
 
         None where none can be trusted.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self._path(index)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = dict(file.metadata() or {})
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except FileNotFoundError:
+        content = read_bytes(path)
+        if content is None:
             return None
-        except SafetensorError as error:
+        try:
+            arrays, metadata = unpack(content)
+        except ValueError as error:
             move_aside(self.root, path, str(error))
             return None
-        except OSError as error:
-            raise unreadable(path, error) from None
         # The format finds a truncated file; only a digest finds blocks that a crash left zero.
         if metadata.pop(_DIGEST, None) != _digest(arrays):
             move_aside(self.root, path, "its content has changed since it was written")
@@ -55,7 +51,7 @@ class Examples:
 
         whole = {name: _plain(array) for name, array in arrays.items()}
         content = save(whole, {**metadata, _DIGEST: _digest(whole)})
-        write_whole(self._path(index), lambda temporary: temporary.write_bytes(content))
+        write_bytes(self._path(index), content)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"batch-{index:05d}.safetensors"
@@ -74,5 +70,5 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         total.update(f"{name} {array.dtype} {array.shape} ".encode())
-        total.update(array.tobytes())
+        total.update(array.data)
     return total.hexdigest()

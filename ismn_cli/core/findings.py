@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
+from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import Frozen
-from ismn_cli.core.storage import write_text
+from ismn_cli.core.storage import read_bytes, write_text
 
 AUDIT = "audit.json"
 
@@ -93,8 +94,8 @@ class Audit(Frozen):
 def read_audit(folder: Path) -> Audit | None:
     """Return the audit stored in a run's ``folder``; None where there is none that can be read."""
     try:
-        return Audit.model_validate_json((folder / AUDIT).read_bytes())
-    except (OSError, ValidationError):
+        return Audit.model_validate_json(read_bytes(folder / AUDIT) or b"")
+    except (UsageError, ValidationError):
         return None
 
 

@@ -12,6 +12,7 @@ from ismn_cli.core.gate_rules import Rule
 from ismn_cli.core.rates import Rate
 from ismn_cli.core.records import CellResult, Outcome
 from ismn_cli.core.runs import Run
+from ismn_cli.core.storage import is_there
 from ismn_cli.core.store import Store
 from ismn_cli.core.worst_case import Trials, WorstCase, trials
 
@@ -122,7 +123,7 @@ def gather(store: Store, run: Run) -> Evidence:
         problems=tuple(_problems(run, lost)),
         audit=audit,
         audit_problem=problem,
-        audit_expected=(run.folder / AUDIT).exists(),
+        audit_expected=is_there(run.folder / AUDIT),
     )
 
 
@@ -139,7 +140,7 @@ def _problems(run: Run, lost: int) -> Iterator[str]:
 
 def _audit(run: Run) -> tuple[Audit | None, str]:
     name, again = f"the audit of run '{run.record.id}'", f"repeat it: ismn audit --run {run.record.id}"
-    if not (run.folder / AUDIT).exists():
+    if not is_there(run.folder / AUDIT):
         return None, f"run '{run.record.id}' has not been audited; do so: ismn audit --run {run.record.id}"
     audit = read_audit(run.folder)
     if audit is None:

@@ -9,18 +9,22 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from annotated_types import MinLen
 from pydantic import NonNegativeInt, model_validator
 
+from ismn_cli.core.errors import UsageError
 from ismn_cli.core.records import Outcome
 from ismn_cli.core.specs import Frozen
-from ismn_cli.core.storage import write_whole
+from ismn_cli.core.storage import read_bytes, write_bytes
+from ismn_cli.core.tensors import unpack
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from ismn_cli.core.tensors import Arrays
 
     Picture = NDArray[np.float16]
     """[C, H, W], pixels in [0, 1]."""
@@ -117,27 +121,25 @@ def write_album(folder: Path, album: Album) -> None:
     }
     # json, not pydantic, because the latter writes NaN as null
     content = save(arrays, {"lives": json.dumps(album.lives.model_dump(mode="json"))})
-    write_whole(folder / LIVES, lambda temporary: temporary.write_bytes(content))
+    write_bytes(folder / LIVES, content)
 
 
 def read_album(folder: Path) -> Album | None:
     """Return what is kept in a run's ``folder``; None where there is nothing that can be read and drawn."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(folder / LIVES, framework="numpy") as file:
-            lives = Lives.model_validate_json((file.metadata() or {}).get("lives", ""))
-            pictures = tuple(_pictures(file, i, len(life.steps)) for i, life in enumerate(lives.lives))
-    except (OSError, SafetensorError, ValueError):
+        arrays, notes = unpack(read_bytes(folder / LIVES) or b"")
+        lives = Lives.model_validate_json(notes.get("lives", ""))
+        pictures = tuple(_pictures(arrays, i, len(life.steps)) for i, life in enumerate(lives.lives))
+    except (UsageError, ValueError, KeyError):
         return None
     return Album(lives, pictures) if all(map(_drawable, pictures)) else None
 
 
-def _pictures(file: Any, life: int, steps: int) -> tuple[Picture, ...]:
-    names = [_name(life, step) for step in range(steps)]
-    if any(file.get_slice(name).get_dtype() != "F16" for name in names):
+def _pictures(arrays: Arrays, life: int, steps: int) -> tuple[Picture, ...]:
+    found = [arrays[_name(life, step)] for step in range(steps)]
+    if any(picture.dtype != "float16" for picture in found):
         raise ValueError("the pictures are not in half precision")
-    return tuple(map(file.get_tensor, names))
+    return tuple(found)
 
 
 def _drawable(pictures: tuple[Picture, ...]) -> bool:

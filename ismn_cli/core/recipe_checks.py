@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ismn_cli.core.catalogue import ATTACKS, DATASETS, SYSTEMS, TRAINABLE, load
@@ -80,15 +80,14 @@ def _of_config(mapping: Mapping[str, Any], place: str, reference: str | None) ->
 
 
 def _unknown(
-    mapping: Mapping[str, Any], place: str, kind: str, table: Iterable[str], plugin: Kind | None = None
+    mapping: Mapping[str, Any], place: str, kind: str, table: Collection[str], plugin: Kind | None = None
 ) -> list[str]:
     """Return a line for each name at ``place`` that is not in ``table``, nor, of a ``plugin`` kind, the user's own."""
+    own = [name for name in _names(mapping, place) if name not in table and not (plugin and is_reference(name))]
+    if not own:  # finding plug-ins reads a file of every installed package
+        return []
     known = sorted({*table, *(plugins(plugin) if plugin else ())})
-    return [
-        f"{place}: there is no {kind} called '{name}'; {nearest(name, known)}"
-        for name in _names(mapping, place)
-        if name not in known and not (plugin and is_reference(name))
-    ]
+    return [f"{place}: there is no {kind} called '{name}'; {nearest(name, known)}" for name in own if name not in known]
 
 
 def _names(mapping: Mapping[str, Any], place: str) -> list[str]:

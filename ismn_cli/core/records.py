@@ -82,6 +82,17 @@ class CellResult(Frozen):
             return ()
         return tuple(self._outcome(i, self.attacked) for i in range(len(self.ids)))
 
+    def column_problem(self) -> str:
+        """Return what is wrong with the columns' lengths, if anything."""
+        n = len(self.ids)
+        answers = [self.clean] if self.attacked is None else [self.clean, self.attacked]
+        columns = [len(column) for answer in answers for _, column in answer]
+        columns += [len(self.labels)] + ([] if self.attacked is None else [len(self.failed)])
+        optional = [len(self.failed), len(self.linf), len(self.l2)]
+        if any(length != n for length in columns) or any(length not in (0, n) for length in optional):
+            return f"its columns are not of one length ({n} samples)"
+        return ""
+
     def _outcome(self, i: int, attacked: Answers) -> Outcome:
         if self.clean.rejected[i] or self.clean.predicted[i] != self.labels[i]:
             return Outcome.WRONG_CLEAN

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ GROUPS: Mapping[str, str] = {
 """The group of entry points under which an installed package offers things of a kind."""
 WORDS: Mapping[str, str] = {"dataset": "data set"}
 """How a kind is called in a sentence, where not as it is."""
+_USER = "_ismn_user_"
+"""How the names of modules begin that are the user's files."""
 
 
 def is_reference(name: str) -> bool:
@@ -205,6 +208,20 @@ def _imported(place: str, kind: Kind, folder: Path | None) -> ModuleType:
     return running(place, lambda: _from_file(path))
 
 
+def files_in_use() -> dict[str, str]:
+    """Return the user's files that are imported, by the names that the modules have."""
+    return {name: str(module.__file__) for name, module in sys.modules.items() if name.startswith(_USER)}
+
+
+def import_file(name: str, file: str) -> None:
+    """Import one of the `files_in_use` of another process. Raises UsageError: it is not here, or another one is."""
+    path = Path(file)
+    found = running(file, lambda: _from_file(path)).__name__ if path.is_file() else ""
+    if found != name:
+        told = "is another file" if found else "is missing"
+        raise UsageError(f"{file} {told} on {platform.node()}.", "Put your code where all nodes see it.")
+
+
 def first_on_path(folder: Path) -> None:
     """Put ``folder`` first where Python looks for modules, as it is for a script that lies there."""
     text = str(folder)
@@ -215,7 +232,7 @@ def first_on_path(folder: Path) -> None:
 def _from_file(path: Path) -> ModuleType:
     # By content: the same file is the same module, and a changed one, or another of that name, is not.
     digest = hashlib.sha256(f"{path}\n".encode() + path.read_bytes()).hexdigest()
-    name = f"_ismn_user_{path.stem}_{digest[:12]}"
+    name = f"{_USER}{path.stem}_{digest[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

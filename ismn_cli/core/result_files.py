@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.records import SCHEMA_VERSION, CellResult, RunRecord
+from ismn_cli.core.storage import is_remote, read_bytes
 
 WHICH = "Give a run's record, STORE/runs/RUN/record.json, or a cell, STORE/cells/../KEY.json."
 
@@ -17,7 +18,7 @@ WHICH = "Give a run's record, STORE/runs/RUN/record.json, or a cell, STORE/cells
 def read_result(path: Path) -> RunRecord | CellResult:
     """Return the record of a run or of a cell in a file. Raises UsageError for anything else, saying what it is."""
     try:
-        text = path.expanduser().read_bytes()
+        text = (read_bytes(path) or b"") if is_remote(path) else path.expanduser().read_bytes()
         content: Any = json.loads(text)
     except IsADirectoryError:
         raise UsageError(f"'{path}' is a folder.", f"Give the file in it: {path / 'record.json'}") from None
@@ -42,7 +43,7 @@ def read_result(path: Path) -> RunRecord | CellResult:
 
 def store_of(path: Path) -> Path | None:
     """Return the store that a record or cell lies in, by its place; None where it is elsewhere."""
-    parents = path.expanduser().resolve().parents
+    parents = (path if is_remote(path) else path.expanduser().resolve()).parents
     return parents[2] if len(parents) > 2 and parents[1].name in ("runs", "cells") else None
 
 

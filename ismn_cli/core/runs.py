@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.leases import Holder, TakenError, lease
 from ismn_cli.core.records import Environment, RunKind, RunRecord
-from ismn_cli.core.storage import move_aside, unreadable, write_text, writing
+from ismn_cli.core.storage import home_folder, is_remote, move_aside, read_bytes, write_text, writing
 
 _LOG = logging.getLogger("ismn.store")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RECORD = "record.json"
 
 
 class Run:
@@ -46,33 +47,28 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out of this run. A killed process's lock is gone with it.
+        """Keep other processes out of this run, on every machine that sees its folder; see `ismn_cli.core.leases`.
 
-        Raises UsageError naming the process that holds it.
+        A killed process's lock is free at once on its own machine. Raises UsageError naming who holds it.
         """
-        path = self.folder / "lock"
-        with writing(path):
-            stream = path.open("a+", encoding="utf-8")
-        with stream:
-            with writing(path):
-                self._take(stream)
+        check_local(self.folder)
+        with ExitStack() as held:
+            with writing(self.folder / "lock"):
+                try:
+                    held.enter_context(lease(self.folder / "lock"))
+                except TakenError as taken:
+                    raise self._busy(taken.holder) from None
             self._sweep()
             yield
 
-    def _take(self, stream: TextIO) -> None:
-        import fcntl
+    def local_folder(self) -> Path:
+        """Return a folder for what has to be files: the run's own, else one for it in the home folder."""
+        return home_folder() / "runs" / self.folder.name if is_remote(self.folder) else self.folder
 
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            raise self._busy(stream.read().strip()) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-
-    def _busy(self, pid: str) -> UsageError:
-        who = f"process {pid}" if pid else "another process"
+    def _busy(self, holder: Holder | None) -> UsageError:
+        who = f"process {holder.pid}" if holder else "another process"
+        if holder and not holder.here:
+            who += f" on {holder.host}"
         hint = "Wait for it, or stop it: its work is kept. Another seed or limit makes another run."
         return UsageError(f"Run '{self.record.id}' is being worked on by {who}.", hint)
 
@@ -82,6 +78,16 @@ class Run:
         for left in self.folder.glob(".*.tmp"):
             if not left.name.startswith(".record.json."):
                 left.unlink(missing_ok=True)
+
+
+def check_local(place: Path) -> None:
+    """Raise UsageError for a place in object storage, where a training's checkpoints and lock cannot be."""
+    if is_remote(place):
+        raise UsageError(
+            f"A training needs a folder for its checkpoints and its lock, and '{place}' is none.",
+            "Train into a folder: ismn train --store DIR. A matrix whose store is a URL takes its weights from the "
+            f"trainings in '{home_folder()}' (ISMN_HOME where that is a folder, else ~/.ismn).",
+        )
 
 
 def run_id_of(name: str, identity: str) -> str:
@@ -100,6 +106,8 @@ def open_run(
     """Return the run of the store at ``root`` with this identity; see `Store.start_run`."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"'{name}' cannot name a run.", "Use letters, digits, '.', '_' and '-'.")
+    if kind == "train":
+        check_local(root)
     run_id = run_id_of(name, identity)
     folder = root / "runs" / run_id
     run = read_run(root, folder, aside=True)
@@ -125,13 +133,16 @@ def read_run(root: Path, folder: Path, aside: bool = False) -> Run | None:
 
     ``aside``: move such a record out of the way of a new one.
     """
-    path = folder / "record.json"
-    try:
-        record = RunRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    return parse_run(root, folder, read_bytes(folder / RECORD), aside)
+
+
+def parse_run(root: Path, folder: Path, content: bytes | None, aside: bool = False) -> Run | None:
+    """Return the run whose record is ``content``; see `read_run`."""
+    if content is None:
         return None
-    except OSError as error:
-        raise unreadable(path, error) from None
+    path = folder / RECORD
+    try:
+        record = RunRecord.model_validate_json(content)
     except ValidationError as error:
         problem = f"{error.error_count()} of its fields are not as they should be"
     else:
@@ -152,4 +163,4 @@ def timestamp() -> str:
 
 def _write(folder: Path, record: RunRecord) -> None:
     # json, not pydantic, because the latter writes NaN as null
-    write_text(folder / "record.json", json.dumps(record.model_dump(mode="json"), indent=1))
+    write_text(folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=1))

@@ -1,10 +1,11 @@
-"""The store: a folder of cells, adversarial examples and runs, whole at every moment.
+"""The store: a folder or a prefix of object storage, of cells, adversarial examples and runs, whole at every moment.
 
-Everything is written beside its place and moved into it, so that a kill leaves the old content or none, and
-two processes may write at once. What cannot be read is reported, moved aside and computed again.
+Everything is written beside its place and moved into it, or put as one object, so that a kill leaves the old content
+or none, and processes on many machines may write at once: of two that write the same, the last one's stands, whole.
+What cannot be read is reported, moved aside and computed again. Nothing is locked but a run that is trained.
 
     runs/<id>/record.json    cells/<aa>/<key>.json    examples/<aa>/<key>/batch-00000.safetensors
-    ceilings/<key>.json      findings/<key>.json      corrupt/
+    ceilings/<key>.json      findings/<key>.json      parts/<aa>/<key>/batches-00000-00008.json    corrupt/
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,46 +24,79 @@ from ismn_cli.core.ceilings import Ceiling, ceiling_key
 from ismn_cli.core.errors import UsageError, unknown_name
 from ismn_cli.core.examples import Examples
 from ismn_cli.core.findings import Finding
-from ismn_cli.core.records import CellResult, Environment, RunKind
-from ismn_cli.core.runs import Run, open_run, read_run
+from ismn_cli.core.part_files import PartFiles
+from ismn_cli.core.records import SCHEMA_VERSION, CellResult, Environment, RunKind
+from ismn_cli.core.runs import RECORD, Run, open_run, parse_run
 from ismn_cli.core.specs import Cell, Norm, Samples
-from ismn_cli.core.storage import move_aside, unreadable, write_text, writing
+from ismn_cli.core.storage import (
+    expanded,
+    home_folder,
+    is_remote,
+    move_aside,
+    names_in,
+    open_place,
+    read_all,
+    read_bytes,
+    write_text,
+    writing,
+)
 
 Stored = TypeVar("Stored")
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _KEY = re.compile(r"[0-9a-f]{64}")
+MARK = "store.json"
+"""Tells a store in object storage, which has no folders, from an empty place."""
+_AT_ONCE = 64
+"""Results in memory as they are stored, a megabyte for 10,000 samples each."""
 
 
 class Store:
-    """A store in the folder ``root``, which exists and can be written to; see `Store.open`."""
+    """A store at ``root``, which exists and can be written to; see `Store.open`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @classmethod
-    def open(cls, root: Path | None = None) -> Store:
-        """Return the store at ``root``, else at ISMN_HOME, else at ~/.ismn; make the folder if need be.
+    def open(cls, root: Path | str | None = None) -> Store:
+        """Return the store at ``root``, else at ISMN_HOME, else at ~/.ismn; make it if need be.
 
-        Raises UsageError where the folder cannot be made or written to.
+        A folder, or a URL as text: s3://bucket/prefix, gs://bucket/prefix. Raises UsageError where there is none and
+        none can be made: a folder that cannot be written to, no such bucket, refused credentials, missing packages.
         """
-        chosen = root or Path(os.environ.get("ISMN_HOME") or "~/.ismn")
-        try:
-            chosen = chosen.expanduser().absolute()
-        except RuntimeError:
-            raise UsageError("There is no home folder.", "Set ISMN_HOME to a folder for results.") from None
+        named = root or os.environ.get("ISMN_HOME") or home_folder()
+        chosen = open_place(named) if isinstance(named, str) else named
+        if is_remote(chosen):
+            if read_bytes(chosen / MARK) is None:
+                write_text(chosen / MARK, json.dumps({"schema_version": SCHEMA_VERSION}))
+            return cls(chosen)
+        chosen = expanded(chosen)
         with writing(chosen):
             chosen.mkdir(parents=True, exist_ok=True)
             if not os.access(chosen, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
         return cls(chosen)
 
+    def local(self) -> Store:
+        """Return the store of what has to be files, trainings and scratch: this one, or at a URL the home folder's."""
+        return Store(home_folder()) if is_remote(self.root) else self
+
     def cell(self, key: str) -> CellResult | None:
         """Return the result stored under ``key``; None where there is none that can be trusted."""
+        return self._cell(key, read_bytes(self._cell_path(key)))
+
+    def cells(self, keys: Iterable[str]) -> Iterator[tuple[str, CellResult | None]]:
+        """Yield each key and what `cell` returns for it; from object storage some at a time are asked for."""
+        left = iter(keys)
+        while some := list(islice(left, _AT_ONCE)):
+            for key, content in zip(some, read_all([self._cell_path(key) for key in some]), strict=True):
+                yield key, self._cell(key, content)
+
+    def _cell(self, key: str, content: bytes | None) -> CellResult | None:
         path = self._cell_path(key)
-        result = self._read(path, CellResult.model_validate_json)
+        result = self._parsed(path, content, CellResult.model_validate_json)
         if result is None:
             return None
-        problem = _column_problem(result)
+        problem = result.column_problem()
         if result.cell.key() != key:
             problem = "it holds another cell"
         if problem:
@@ -73,7 +108,7 @@ class Store:
 
         Raises UsageError where it cannot be written, ValueError where its columns are not of one length.
         """
-        problem = _column_problem(result)
+        problem = result.column_problem()
         if problem:
             raise ValueError(f"cell result: {problem}")
         # json, not pydantic, because the latter writes NaN as null
@@ -82,6 +117,14 @@ class Store:
     def examples(self, key: str) -> Examples:
         """Return the adversarial examples under ``key`` (see `Cell.examples_key`), as yet perhaps none."""
         return Examples(self.root, self.root / "examples" / _checked(key)[:2] / key)
+
+    def parts(self, key: str) -> PartFiles:
+        """Return what shards of a matrix have found of the cell ``key``, as yet perhaps nothing."""
+        return PartFiles(self.root, self.root / "parts" / _checked(key)[:2] / key, key)
+
+    def has_parts(self) -> bool:
+        """Whether any shard has ever left a part of a cell here."""
+        return bool(names_in(self.root / "parts"))
 
     def ceiling(self, samples: Samples, norm: Norm, eps: float) -> Ceiling | None:
         """Return the ceiling of these images; None where there is none that can be trusted."""
@@ -126,8 +169,9 @@ class Store:
 
     def runs(self) -> list[Run]:
         """Return the runs, the latest first. Records that cannot be read are left out with a warning."""
-        folders = (self.root / "runs").glob("*/record.json")
-        found = [run for path in folders if (run := read_run(self.root, path.parent))]
+        folders = [self.root / "runs" / name for name in names_in(self.root / "runs")]
+        records = zip(folders, read_all(folder / RECORD for folder in folders), strict=True)
+        found = [run for folder, content in records if (run := parse_run(self.root, folder, content))]
         return sorted(found, key=lambda run: (run.latest(), run.record.id), reverse=True)
 
     def run(self, name: str) -> Run:
@@ -144,12 +188,11 @@ class Store:
 
     def _read(self, path: Path, parse: Callable[[bytes], Stored]) -> Stored | None:
         """Return what ``parse`` makes of a file; None without one, or where it cannot: then it is moved aside."""
+        return self._parsed(path, read_bytes(path), parse)
+
+    def _parsed(self, path: Path, content: bytes | None, parse: Callable[[bytes], Stored]) -> Stored | None:
         try:
-            return parse(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unreadable(path, error) from None
+            return None if content is None else parse(content)
         except ValidationError as error:
             move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
             return None
@@ -169,15 +212,3 @@ def _checked(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise UsageError(f"'{key}' is no key of the store.", "Keys are 64 hexadecimal digits.")
     return key
-
-
-def _column_problem(result: CellResult) -> str:
-    """Return what is wrong with the columns' lengths, if anything."""
-    n = len(result.ids)
-    answers = [result.clean] if result.attacked is None else [result.clean, result.attacked]
-    columns = [len(column) for answer in answers for _, column in answer]
-    columns += [len(result.labels)] + ([] if result.attacked is None else [len(result.failed)])
-    optional = [len(result.failed), len(result.linf), len(result.l2)]
-    if any(length != n for length in columns) or any(length not in (0, n) for length in optional):
-        return f"its columns are not of one length ({n} samples)"
-    return ""

@@ -111,8 +111,8 @@ class _Squares:
     def stacked(self) -> Pixels:
         size, channels = self._size(), 3 if any(square.mode == "RGB" for square in self.squares) else 1
         pixels = np.empty((len(self.squares), channels, size, size), np.uint8)
-        for i, square in enumerate(self.squares):
-            pixels[i] = resized(square, size)  # one channel fills three
+        for i in reversed(range(len(pixels))):
+            pixels[i] = resized(self.squares.pop(), size)  # one channel fills three
         return pixels
 
     def _size(self) -> int:

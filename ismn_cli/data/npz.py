@@ -151,7 +151,9 @@ def _to_draw(given: Iterable[str]) -> list[str]:
 
 def _image_set(arrays: Arrays, place: Path, split: str, size: int) -> ImageSet:
     pair, rows = arrays.pairs[split], arrays.rows[split]
-    pixels = pixels_of(pair.images.read()[rows], size)
+    pixels = np.empty((len(rows), channels_first(pair.images.header()).shape[1], size, size), np.uint8)
+    for positions, images in pair.images.parts(np.array(rows, np.int64)):
+        pixels[positions] = pixels_of(images, size)
     labels = arrays.labels[split][rows]
     name = f"npz/{_stem(place.absolute()).replace('@', '-')}"
     return from_arrays(name, split, pixels, labels, arrays.classes, rows)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ SPLITS = {
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+PART = 2**22
+"""Bytes of an array that are read at a time."""
 BROKEN = (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -50,13 +54,51 @@ class Place:
     def header(self) -> Array:
         """Return an array of the same shape and type that takes no memory. Raises ArrayError."""
         try:
-            with self.archive.zip.open(f"{self.name}.npy") as stream:
-                version = np.lib.format.read_magic(stream)
-                read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                shape, _, dtype = read(stream)
+            with self._opened() as stream:
+                shape, _, dtype = _header(stream)
             return np.broadcast_to(np.zeros((), dtype), shape)
         except BROKEN as error:
             raise ArrayError(f"{self.name} cannot be read: {_reason(error)}") from None
+
+    def parts(self, rows: Rows) -> Iterator[tuple[Rows, Array]]:
+        """Yield (positions in ``rows``, those rows of the array) for all rows; few are in memory at a time.
+
+        Raises ArrayError.
+        """
+        try:
+            with self._opened() as stream:
+                shape, by_columns, dtype = _header(stream)
+                if not by_columns:
+                    yield from _parts(stream, shape, dtype, rows)
+                    return
+        except BROKEN as error:
+            raise ArrayError(f"{self.name} cannot be read: {_reason(error)}") from None
+        if len(rows):
+            yield np.arange(len(rows)), self.read()[rows]
+
+    def _opened(self) -> IO[bytes]:
+        stream: IO[bytes] = self.archive.zip.open(f"{self.name}.npy")
+        return stream
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape of an array, whether its columns lie together rather than its rows, and its type."""
+    version = np.lib.format.read_magic(stream)
+    shape, by_columns, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(stream)
+    return shape, by_columns, dtype
+
+
+def _parts(
+    stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], rows: Rows
+) -> Iterator[tuple[Rows, Array]]:
+    size = dtype.itemsize * math.prod(shape[1:])
+    at_once = max(1, PART // size)
+    for start in range(0, shape[0], at_once):
+        count = min(at_once, shape[0] - start)
+        part = np.frombuffer(stream.read(count * size), dtype).reshape(count, *shape[1:])
+        positions = np.flatnonzero((rows >= start) & (rows < start + count))
+        if len(positions):
+            yield positions, part[rows[positions] - start]
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.storage import home_folder
 
 _told: set[tuple[object, ...]] = set()
 
@@ -19,8 +20,8 @@ def first_time(*key: object) -> bool:
 
 
 def home() -> Path:
-    """Return the folder of ismn's own: ISMN_HOME, else ~/.ismn."""
-    return Path(os.environ.get("ISMN_HOME") or Path.home() / ".ismn")
+    """Return the folder of ismn's own: ISMN_HOME where that is a folder, else ~/.ismn."""
+    return home_folder()
 
 
 def home_data() -> Path:

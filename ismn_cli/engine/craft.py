@@ -17,7 +17,7 @@ from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import SIZE, filled, groups
+from ismn_cli.engine.groups import Groups, MemoryShortError, filled, out_of_memory
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
@@ -58,8 +58,17 @@ class Crafted:
     seconds: float
 
 
-class _MemoryShortError(UsageError):
-    """So many images at once are too many."""
+class _Verified(NamedTuple):
+    """What became of some of the images: see `Crafted`."""
+
+    adversarial: Tensor
+    failed: Tensor
+    linf: Tensor
+    l2: Tensor
+    notes: tuple[str, ...]
+
+
+_ATTACKING = Groups("attacking")
 
 
 def craft_batch(
@@ -75,7 +84,8 @@ def craft_batch(
     The model is in eval mode and its parameters take no gradients while it is attacked; mode, gradients and
     the global random generators are as before afterwards. Whatever the attack returns is clipped to the ball
     and the box; a sample further out than rounding explains has failed. Raises UsageError for images out of
-    range or of another type, and when memory runs out even for `SIZE` images: neither says anything about the attack.
+    range or of another type, and when memory runs out even for the smallest group (see `Groups`): neither says
+    anything about the attack.
     """
     _check(x, y)
     together = together or getattr(attack, "together", False)
@@ -83,14 +93,13 @@ def craft_batch(
     with evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
         counted.eval()
         propose = _at_once if together else _in_groups
-        given = propose(attack, counted, x, y, seed)
+        *columns, notes = zip(*propose(attack, counted, x, y, threat, seed), strict=True)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
-    adversarial, failed, notes = _verify(given, x, threat)
-    linf, l2 = distances(adversarial, x)
-    notes = (*given.notes, *notes)
-    return Crafted(adversarial, failed, notes, linf, l2, counted.forwards, counted.backwards, seconds)
+    adversarial, failed, linf, l2 = map(torch.cat, columns)
+    said = merged(note for part in notes for note in part)
+    return Crafted(adversarial, failed, said, linf, l2, counted.forwards, counted.backwards, seconds)
 
 
 def _check(x: Tensor, y: Tensor) -> None:
@@ -108,31 +117,29 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _at_once(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
-    with isolated(seed):
-        return _propose(attack, model, x, y) if len(x) else Proposed(x)
+def _at_once(
+    attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+) -> list[_Verified]:
+    try:
+        with isolated(seed):
+            return [_verified(_propose(attack, model, x, y) if len(x) else Proposed(x), x, threat)]
+    except Exception as error:
+        if out_of_memory(error):
+            raise MemoryShortError("attacking", len(x), "Give a smaller batch size.") from None
+        raise
 
 
-def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, seed: int) -> Proposed:
-    """Return the attack's images for every group of x, and what it said, once."""
-    images, void = [x[:0]], [x.new_zeros(0, dtype=torch.bool)]
-    said: list[str] = []
-    left = list(reversed(groups(x)))
-    while left:
-        rows = left.pop()
-        try:
-            with isolated(seed), Common():
-                proposed = _propose(attack, model, x[rows], y[rows])
-        except _MemoryShortError:
-            if len(rows) <= SIZE:
-                raise
-            # What it had taken is free again: halves of what was too much.
-            left += reversed(rows.chunk(2))
-            continue
-        images.append(proposed.images)
-        void.append(_void(proposed))
-        said += proposed.notes
-    return Proposed(torch.cat(images), merged(said), torch.cat(void))
+def _in_groups(
+    attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+) -> list[_Verified]:
+    """Return what became of every group of x."""
+
+    def attacked(rows: Tensor) -> _Verified:
+        with isolated(seed), Common():
+            proposed = _propose(attack, model, x[rows], y[rows])
+        return _verified(proposed, x[rows], threat)
+
+    return _ATTACKING.each(model.model, x, attacked) or [_verified(Proposed(x), x, threat)]
 
 
 def _void(proposed: Proposed) -> Tensor:
@@ -177,10 +184,8 @@ def _proposed(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
     except UsageError:
         raise
     except Exception as error:
-        if _out_of_memory(error):
-            raise _MemoryShortError(
-                f"Memory ran out while attacking {len(x)} images at once.", "Give a smaller batch size."
-            ) from None
+        if out_of_memory(error):
+            raise
         return _nothing(x, f"the attack crashed on {len(x)} samples: {_reason(error)}")
     proposed, notes, void = answer if isinstance(answer, Proposed) else Proposed(answer)
     if whole and isinstance(proposed, Tensor):
@@ -195,11 +200,6 @@ def _nothing(x: Tensor, *notes: str) -> Proposed:
     return Proposed(torch.full_like(x, torch.nan), notes, torch.ones(len(x), dtype=torch.bool, device=x.device))
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a bare RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _reason(error: Exception) -> str:
     if "does not require grad" in str(error):
         return "it needs gradients, and what it attacks gives none"
@@ -211,8 +211,8 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _verify(given: Proposed, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return images that keep to the threat model, which samples failed, and notes why."""
+def _verified(given: Proposed, x: Tensor, threat: ThreatModel) -> _Verified:
+    """Return images that keep to the threat model, which samples failed, and what was said and why."""
     proposed, void = given.images, _void(given)
     finite = proposed.isfinite().flatten(1).all(1)
     kept = finite & ~void & allowed(proposed, x, threat) if len(x) else finite
@@ -222,4 +222,4 @@ def _verify(given: Proposed, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Te
         notes.append(f"the attack returned values that are not finite for {endless} samples")
     if strayed := int((finite & ~kept & ~void).sum()):
         notes.append(f"the attack left the threat model on {strayed} samples")
-    return adversarial, ~kept, tuple(notes)
+    return _Verified(adversarial, ~kept, *distances(adversarial, x), (*given.notes, *notes))

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ismn_cli.core.records import Answers
-from ismn_cli.engine.groups import filled, groups
+from ismn_cli.engine.groups import Groups, filled
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
 from ismn_models.pipeline import Decision, Pipeline
 
 NO_ANSWER = -1
 """Predicted class where the logits are NaN: never right."""
+_JUDGING = Groups("judging")
 
 
 def judge(pipeline: Pipeline, batches: Iterable[Tensor], *, seed: int = 0) -> tuple[Answers, float]:
@@ -23,7 +24,7 @@ def judge(pipeline: Pipeline, batches: Iterable[Tensor], *, seed: int = 0) -> tu
 
     float32 (autocast is switched off), eval mode, no gradients; modes and the global random generators are as
     before afterwards. A system that draws at random draws from ``seed``, for every group anew, so a verdict can be
-    repeated.
+    repeated. Raises UsageError where memory runs out even for the smallest group.
     """
     columns: list[tuple[Tensor, ...]] = []
     seconds = 0.0
@@ -39,13 +40,14 @@ def judge(pipeline: Pipeline, batches: Iterable[Tensor], *, seed: int = 0) -> tu
 
 def _grouped(pipeline: Pipeline, x: Tensor, seed: int) -> list[tuple[Tensor, ...]]:
     """Return the columns of x, a group at a time; see `craft_batch`."""
-    columns = []
-    for rows in groups(x):
+
+    def judged(rows: Tensor) -> tuple[Tensor, ...]:
         with isolated(seed), torch.autocast(x.device.type, enabled=False):
             answers = _columns(pipeline.decide(filled(x[rows])))
         # Copied to the host at once: on a GPU the clock would otherwise stop before the work does.
-        columns.append(tuple(column[: len(rows)].cpu() for column in answers))
-    return columns
+        return tuple(column[: len(rows)].cpu() for column in answers)
+
+    return _JUDGING.each(pipeline, x, judged)
 
 
 def _columns(decision: Decision) -> tuple[Tensor, ...]:

@@ -134,7 +134,7 @@ def _attack_words(recipe: MatrixRecipe) -> Iterator[str]:
 def _run_words(recipe: MatrixRecipe | TrainRecipe) -> Iterator[str]:
     base = _packaged(recipe.name)
     if base is None or base.task != recipe.task:
-        base = load_recipe(_STOCK[recipe.task])
+        base = _stock(recipe.task)
     yield from ("run", base.name)
     for name in type(recipe).model_fields:
         if name not in _UNTOLD:
@@ -182,6 +182,11 @@ def _text(value: JsonValue) -> str:
 def _size(eps: float) -> str:
     short = format_eps(eps)
     return short if parse_eps(short) == eps else repr(eps)
+
+
+@cache
+def _stock(task: str) -> MatrixRecipe | TrainRecipe:
+    return load_recipe(_STOCK[task])
 
 
 @cache

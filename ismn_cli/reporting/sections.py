@@ -115,21 +115,27 @@ def defence_labels(rows: Sequence[Row]) -> list[str]:
 
 
 def attack_labels(rows: Sequence[Row]) -> list[str]:
-    """Name each row's attack without its eps; settings are told where attacks of one name and eps differ."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_attack_name(row), []).append(row)
-    told = {name: _varying([_settings(row) for row in same]) for name, same in groups.items()}
-    return [_label(row, told[name], groups[name]) for row in rows for name in (_attack_name(row),)]
+    """Name each row's attack without its eps; settings are told where attacks of one name and eps differ.
 
-
-def _label(row: Row, told: set[str], same: Sequence[Row]) -> str:
-    """Name an attack with the settings to be told; the draws follow the defence, and are compared within it only."""
-    mine = _settings(row)
-    shown = [f"{key}={mine.get(key, 'default')}" for key in sorted(told)]
-    draws = [_draws(other) for other in same if values(other, _SYSTEM) == values(row, _SYSTEM)]
-    shown += [f"{key}={_draws(row)[key]}" for key in sorted(_varying(draws))]
-    return ", ".join([_attack_name(row), *shown])
+    The draws follow the defence, and are compared within it only.
+    """
+    names, settings, draws = map(_attack_name, rows), map(_settings, rows), map(_draws, rows)
+    parts = list(zip(names, settings, draws, (values(row, _SYSTEM) for row in rows), strict=True))
+    by_name: dict[str, list[dict[str, str]]] = {}
+    by_system: dict[object, list[dict[str, str]]] = {}
+    for name, setting, drawn, system in parts:
+        by_name.setdefault(name, []).append(setting)
+        by_system.setdefault((name, system), []).append(drawn)
+    told = {name: sorted(_varying(same)) for name, same in by_name.items()}
+    told_draws = {key: sorted(_varying(same)) for key, same in by_system.items()}
+    return [
+        ", ".join([
+            name,
+            *(f"{key}={setting.get(key, 'default')}" for key in told[name]),
+            *(f"{key}={drawn[key]}" for key in told_draws[name, system]),
+        ])
+        for name, setting, drawn, system in parts
+    ]  # fmt: skip
 
 
 def _attack_name(row: Row) -> str:

@@ -53,7 +53,7 @@ def _cost(pipeline: Pipeline, clean: CellResult, matrix: Matrix, store: Store) -
 def _training_seconds(pipeline: Pipeline, store: Store) -> float | None:
     """Return the time of the training, here or before a release, that gave these very weights; None if not known."""
     tensors = system_hash(pipeline)
-    here = (run.record.training_seconds for run in store.runs() if run.record.weights == tensors)
+    here = (run.record.training_seconds for run in store.local().runs() if run.record.weights == tensors)
     before = (entry.training_seconds for entry in read_manifest(released_folder()).values() if entry.tensors == tensors)
     return next((seconds for seconds in (*here, *before) if seconds is not None), None)
 

@@ -12,21 +12,24 @@ from pathlib import Path
 from ismn_cli.core.ceilings import Ceiling
 from ismn_cli.core.environment import capture
 from ismn_cli.core.findings import Audit, Verdict
+from ismn_cli.core.parts import Span, shard_span
 from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.records import CellResult, RunKind
 from ismn_cli.core.runs import Run
 from ismn_cli.core.store import Store
 from ismn_cli.core.tracking import Openers
 from ismn_cli.stages.ceilings import ensure_ceilings
-from ismn_cli.stages.cells import OnBatch
 from ismn_cli.stages.costs import costs_of
 from ismn_cli.stages.curves import tell_cells, tell_worst
 from ismn_cli.stages.doctor import before_attack
+from ismn_cli.stages.engines import CarryOut, locally
 from ismn_cli.stages.gallery import keep_gallery
+from ismn_cli.stages.ledger import Ledger
 from ismn_cli.stages.plan import Matrix, plan_matrix
 from ismn_cli.stages.record_audit import audit_records
 from ismn_cli.stages.resolve import Resolved
 from ismn_cli.stages.self_test import self_tests
+from ismn_cli.stages.tasks import Task
 from ismn_cli.stages.tracking import NO_TRACKERS, Tracking
 from ismn_cli.stages.train import marking
 
@@ -80,18 +83,27 @@ def run_matrix(
 
 
 def run_plan(
-    matrix: Matrix, store: Store, kind: RunKind, on_progress: OnProgress, track: Openers = NO_TRACKERS
+    matrix: Matrix,
+    store: Store,
+    kind: RunKind,
+    on_progress: OnProgress,
+    track: Openers = NO_TRACKERS,
+    carry_out: CarryOut = locally,
+    device: str | None = None,
 ) -> Finished:
-    """Compute the cells of a checked matrix; see `run_matrix`. ``track`` is told of each."""
+    """Compute the cells of a checked matrix; see `run_matrix`. ``track`` is told of each.
+
+    ``device`` is where ``carry_out`` works, unless it is the matrix's.
+    """
     import torch
 
-    environment = capture(str(matrix.device), torch.get_num_threads())
+    environment = capture(device or str(matrix.device), torch.get_num_threads())
     recipe = matrix.recipe
     before_attack(matrix.own, matrix.images, store, matrix.device)
     run = store.start_run(kind, recipe.name, recipe.model_dump(mode="json"), environment, matrix.identity())
     with marking(run), Tracking(track, run) as tracking:
         _test_attacks(matrix, store, on_progress)
-        found, stored = compute(matrix, store, on_progress, partial(tell_cells, tracking))
+        found, stored = compute(matrix, store, on_progress, partial(tell_cells, tracking), carry_out)
         results = _in_table_order(matrix, found)
         tell_worst(tracking, results)
         ceilings = _ceilings(matrix, store, on_progress)
@@ -113,28 +125,48 @@ def _test_attacks(matrix: Matrix, store: Store, on_progress: OnProgress) -> None
 
 
 def compute(
-    matrix: Matrix, store: Store, on_progress: OnProgress, on_cells: OnCells
+    matrix: Matrix, store: Store, on_progress: OnProgress, on_cells: OnCells, carry_out: CarryOut = locally
 ) -> tuple[dict[str, CellResult], int]:
     """Return every cell's result by key, and how many of them were stored. ``on_cells`` hears of all."""
-    keys = (cell.key() for _, cell in matrix.cells())
-    found = {key: result for key in keys if (result := store.cell(key))}
-    stored = len(found)
-    on_cells(list(found.values()))
-    clean = [s for s in matrix.systems if matrix.clean_cell(s).key() not in found]
-    open_jobs = matrix.open_jobs(found)
-    score = _Score(on_progress, (len(clean) + len(open_jobs)) * len(matrix.images))
-    bench = matrix.bench(store)
-    for system in clean:
-        result = bench.clean(matrix.clean_cell(system), system.pipeline, score.of(f"{system.subject.name}, clean"))
-        found[result.cell.key()] = result
-        on_cells([result])
-    before = {s.subject.name: found[matrix.clean_cell(s).key()] for s in matrix.systems}
-    for job in open_jobs:
-        previous = found[job.previous.key()] if job.previous else None
-        results = bench.attack(job, before, previous, score.of(job.label()))
-        found |= {result.cell.key(): result for result in results}
-        on_cells(results)
-    return found, stored
+    ledger = ledger_of(matrix, store, Span(0, matrix.batches()))
+    stored = len(ledger.found)
+    on_cells(list(ledger.found.values()))
+    _complete(matrix, store, ledger, on_progress, on_cells, carry_out)
+    return ledger.found, stored
+
+
+def compute_shard(matrix: Matrix, store: Store, shard: int, shards: int, on_progress: OnProgress) -> tuple[int, int]:
+    """Compute every cell on shard ``shard`` of 1..``shards`` of the batches, and store the parts.
+
+    What a run of the whole matrix finds of them, it does not compute. Returns how many cells there are, and how many
+    of them were stored before. Raises UsageError as `run_plan` does.
+    """
+    before_attack(matrix.own, matrix.images, store, matrix.device)
+    span = shard_span(matrix.batches(), shard, shards)
+    if not span.indices():
+        return 0, 0
+    ledger = ledger_of(matrix, store, span)
+    stored = len(ledger.found)
+    _complete(matrix, store, ledger, on_progress, lambda cells: None, locally)
+    return len(ledger.found), stored
+
+
+def _complete(
+    matrix: Matrix, store: Store, ledger: Ledger, on_progress: OnProgress, on_cells: OnCells, carry_out: CarryOut
+) -> None:
+    """Compute what ``ledger`` has not; ``on_cells`` hears of what is whole with it."""
+    tasks = matrix.tasks(ledger.found)
+    score = _Score(on_progress, len(tasks) * len(matrix.images.ids[ledger.rows()]))
+    for task, index, results in carry_out(matrix, store, tasks, ledger):
+        score.add(task, results)
+        if whole := ledger.add(index, results):
+            on_cells(whole)
+
+
+def ledger_of(matrix: Matrix, store: Store, span: Span) -> Ledger:
+    """Return what is stored of the matrix on the batches of ``span``."""
+    keys = dict.fromkeys(cell.key() for _, cell in matrix.cells())
+    return Ledger(store, keys, span, matrix.batches(), matrix.recipe.batch_size)
 
 
 class _Score:
@@ -142,17 +174,20 @@ class _Score:
 
     def __init__(self, on_progress: OnProgress, total: int) -> None:
         self.on_progress, self.total, self.done = on_progress, total, 0
+        self.counts: dict[str, Counter[str]] = {}
 
-    def of(self, label: str) -> OnBatch:
-        """Return the callback of one cell."""
-        counts: Counter[str] = Counter()
+    def add(self, task: Task, results: Sequence[CellResult]) -> None:
+        """Tell what became of a batch; of several systems the last one's score is shown."""
+        label, shown = task.label(), results[-1]
+        counts = self.counts.setdefault(label, Counter())
+        counts.update(map(str, shown.outcomes() or _right_or_wrong(shown)))
+        self.done += len(shown.ids)
+        self.on_progress(MatrixProgress(label, self.done, self.total, dict(counts)))
 
-        def on_batch(images: int, outcomes: Sequence[str]) -> None:
-            self.done += images
-            counts.update(outcomes)
-            self.on_progress(MatrixProgress(label, self.done, self.total, dict(counts)))
 
-        return on_batch
+def _right_or_wrong(result: CellResult) -> list[str]:
+    columns = zip(result.clean.predicted, result.clean.rejected, result.labels, strict=True)
+    return ["right" if predicted == label and not no else "wrong" for predicted, no, label in columns]
 
 
 def _in_table_order(matrix: Matrix, found: dict[str, CellResult]) -> tuple[CellResult, ...]:

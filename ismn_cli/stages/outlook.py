@@ -17,7 +17,6 @@ from ismn_cli.core.forecast import Forecast
 from ismn_cli.core.outlook import Footprint, Outlook, PlannedSystem, PlannedTraining
 from ismn_cli.core.recipes import MatrixRecipe, Recipe, TrainRecipe
 from ismn_cli.core.references import running
-from ismn_cli.core.runs import run_id_of
 from ismn_cli.core.specs import DataKind, Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.stages.bases import Base
@@ -25,10 +24,10 @@ from ismn_cli.stages.footprints import Place, attack_footprint, stage_facts, tra
 from ismn_cli.stages.forecast import forecast
 from ismn_cli.stages.own_base import check_gradients, on_own_base
 from ismn_cli.stages.plan import Matrix, resolve_attacks, sources_of
-from ismn_cli.stages.resolve import Resolved, finished, needs_base_only, resolve
+from ismn_cli.stages.resolve import Resolved, needs_base_only, resolve
 from ismn_cli.stages.steps import Steps
-from ismn_cli.stages.train import Plan, plan_training, training_stages
-from ismn_cli.stages.trainings import step_recipe
+from ismn_cli.stages.training_plan import Plan, plan_training, training_stages
+from ismn_cli.stages.trainings import finished_run, step_recipe
 from ismn_cli.stages.user_defences import DefenceSetup, defended, make_defence, setup_of
 
 if TYPE_CHECKING:
@@ -201,9 +200,7 @@ def _trainings(recipe: MatrixRecipe, store: Store, data_dir: Path | None, device
 
 
 def _found(plan: Plan, store: Store) -> _Training:
-    wanted = run_id_of(plan.recipe.name, plan.identity())
-    done = (run.record.id for run in store.runs() if run.record.id == wanted and finished(run))
-    return _Training(plan, next(done, None))
+    return _Training(plan, finished_run(plan, store))
 
 
 def _system(

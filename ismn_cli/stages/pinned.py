@@ -52,7 +52,7 @@ def _resolved(
 def _places(store: Store, base: Subject | None) -> Iterator[str]:
     """Yield "released", and each finished training that has the base classifier."""
     yield "released"
-    for run in store.runs():
+    for run in store.local().runs():
         if not finished(run):
             continue
         try:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,12 @@ from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge, Search, ThreatModel
 from ismn_cli.core.store import Store
 from ismn_cli.stages.bases import Base
-from ismn_cli.stages.cells import Bench
+from ismn_cli.stages.cells import Bench, FindExamples
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.own_base import check_gradients, on_own_base
 from ismn_cli.stages.resolve import Resolved, resolve
 from ismn_cli.stages.steps import NO_STEPS, Steps
+from ismn_cli.stages.tasks import Task
 from ismn_cli.stages.user_defences import setup_of, split_run
 from ismn_cli.stages.weights import on_device
 
@@ -56,7 +57,11 @@ class Matrix:
 
     def jobs(self) -> list[Job]:
         """Return what is to be crafted: each job's cells share their examples."""
-        jobs = []
+        return list(self._jobs)
+
+    @cached_property
+    def _jobs(self) -> tuple[Job, ...]:
+        jobs: list[Job] = []
         for knowledge, attacks in self.attacks.items():
             for attack in attacks:
                 groups: dict[str, list[tuple[Resolved, Cell]]] = {}
@@ -64,7 +69,7 @@ class Matrix:
                     cell = self._cell(system, knowledge, attack)
                     groups.setdefault(cell.examples_key(), []).append((system, cell))
                 jobs += [self._job(knowledge, attack, group) for group in groups.values()]
-        return jobs
+        return tuple(jobs)
 
     def cells(self) -> list[tuple[Resolved, Cell]]:
         """Return every cell with its system: those without attack first."""
@@ -77,15 +82,28 @@ class Matrix:
         levels = list(self.attacks)
         return sorted(left, key=lambda job: (levels.index(job.knowledge), len(job.cells[0][1].after)))
 
+    def tasks(self, found: Container[str]) -> list[Task]:
+        """Return what is to be computed for the cells that are not in ``found``, in an order that can be kept."""
+        clean = [(system, self.clean_cell(system)) for system in self.systems]
+        keys = {system.subject.name: cell.key() for system, cell in clean}
+        tasks = [Task((pair,)) for pair in clean if pair[1].key() not in found]
+        for job in self.open_jobs(found):
+            tasks.append(Task(job.cells, job, tuple(keys[system.subject.name] for system, _ in job.cells)))
+        return tasks
+
+    def batches(self) -> int:
+        """Return in how many batches the images are taken."""
+        return -(-len(self.images) // self.recipe.batch_size)
+
     def search(self) -> Search:
         """Return the precision in which bare classifiers are searched."""
         from ismn_cli.engine.passes import search_precision
 
         return search_precision(self.recipe.search, self.device)
 
-    def bench(self, store: Store) -> Bench:
-        """Return what attacks the images and judges them."""
-        return Bench(store, self.images, self.device, self.recipe.batch_size, self.recipe.seed)
+    def bench(self, examples: FindExamples) -> Bench:
+        """Return what attacks the images and judges them; ``examples`` keeps what is crafted."""
+        return Bench(examples, self.images, self.device, self.recipe.batch_size, self.recipe.seed)
 
     def identity(self) -> str:
         """Return the hash of what decides the results."""
@@ -108,10 +126,19 @@ class Matrix:
         """Return the attacks whose broken samples ``attack`` leaves out, in the order in which they are run."""
         if not self.recipe.survivors or _shared(knowledge, attack):
             return ()
-        chain = [other for other in self.attacks[knowledge] if not _shared(knowledge, other)]
-        # What is cheap for what it breaks goes first: the dear ones are left with what holds. Stable.
-        chain.sort(key=lambda other: (other.threat.eps, price(other)))
-        return tuple(chain[: chain.index(attack)])
+        chain, places = self._chains[knowledge]
+        return chain[: places[attack.key()]]
+
+    @cached_property
+    def _chains(self) -> dict[Knowledge, tuple[tuple[AttackSpec, ...], dict[str, int]]]:
+        """The attacks of each level that go one after the other, in their order, and each one's place by its key."""
+        found = {}
+        for knowledge, attacks in self.attacks.items():
+            chain = [attack for attack in attacks if not _shared(knowledge, attack)]
+            # What is cheap for what it breaks goes first: the dear ones are left with what holds. Stable.
+            chain.sort(key=lambda attack: (attack.threat.eps, price(attack)))
+            found[knowledge] = (tuple(chain), {attack.key(): place for place, attack in enumerate(chain)})
+        return found
 
     def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:
         randomised = system.pipeline.defence.randomised

@@ -82,7 +82,7 @@ def release(
     for name in runs:
         if name not in TRAINABLE:
             raise unknown_name("system to release", name, TRAINABLE)
-    sources = {name: run_source(store.run(run)) for name, run in runs.items()}
+    sources = {name: run_source(store.local().run(run)) for name, run in runs.items()}
     for name, source in sources.items():
         if source.header.model is not None:
             raise UsageError(
@@ -96,7 +96,7 @@ def release(
     before = read_manifest(destination)
     entries: dict[str, Released] = {}
     for name in sorted(runs, key=lambda name: name != BASE):
-        entries[name] = _release(shop, name, store.run(runs[name]), before | entries)
+        entries[name] = _release(shop, name, store.local().run(runs[name]), before | entries)
         write_text(destination / MANIFEST, manifest_text(before | entries))
     return entries
 

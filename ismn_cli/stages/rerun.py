@@ -249,7 +249,7 @@ def open_scratch(recorded: Recorded, store: Store, environment: Environment, fre
     """
     content = [sorted(result.cell.key() for result in recorded.results), environment.model_dump(mode="json")]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    root = store.root / SCRATCH / digest[:16]
+    root = store.local().root / SCRATCH / digest[:16]
     if fresh:
         discard(Store(root))
     return Store.open(root)

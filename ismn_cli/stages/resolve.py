@@ -108,7 +108,7 @@ def _on(own: Base, entry: SystemEntry, kind: DataKind) -> Resolved:
 def _around(own: Base, entry: SystemEntry, weights: str, store: Store, kind: DataKind) -> Source:
     """Return the training of a defence around the given base classifier: the newest, or that of a run."""
     if weights not in ("auto", "released"):
-        candidates = iter([_from_run(entry, store.run(weights), store)])
+        candidates = iter([_from_run(entry, store.local().run(weights), store)])
     else:
         candidates = _candidates(entry, store)
     found = next((s for s in candidates if s.header.base == own.weights and s.header.kind() == kind), None)
@@ -193,7 +193,7 @@ def _choose(entry: SystemEntry, weights: str, store: Store, kind: DataKind, pref
         return source or _released(entry, kind)
     if weights == "released":
         return _released(entry, kind)
-    return _from_run(entry, store.run(weights), store)
+    return _from_run(entry, store.local().run(weights), store)
 
 
 def _from_run(entry: SystemEntry, run: Run, store: Store) -> Source:
@@ -213,7 +213,7 @@ def _from_run(entry: SystemEntry, run: Run, store: Store) -> Source:
 
 def _candidates(entry: SystemEntry, store: Store) -> Iterator[Source]:
     """Yield what could serve as this system: finished trainings, the newest first, then the released one."""
-    for run in store.runs():
+    for run in store.local().runs():
         if not finished(run):
             continue
         try:

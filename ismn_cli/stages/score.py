@@ -15,7 +15,7 @@ from ismn_cli.core.recipes import MatrixRecipe
 from ismn_cli.core.settings import build_model
 from ismn_cli.core.specs import AttackSpec, Cell, DataKind, Knowledge, Subject, ThreatModel
 from ismn_cli.core.store import Store
-from ismn_cli.stages.cells import Attacker, Bench, Held
+from ismn_cli.stages.cells import Attacker, Bench, FindExamples, Held
 from ismn_cli.stages.jobs import Job
 from ismn_cli.stages.plan import AttacksAt, Matrix
 from ismn_cli.stages.resolve import Resolved, resolve
@@ -71,9 +71,9 @@ class ScoreMatrix(Matrix):
 
     checked: Checked = field(kw_only=True)
 
-    def bench(self, store: Store) -> Bench:
+    def bench(self, examples: FindExamples) -> Bench:
         """See `Matrix.bench`."""
-        return GivenBench(store, self)
+        return GivenBench(examples, self)
 
     def _cell(self, system: Resolved, knowledge: Knowledge, attack: AttackSpec | None) -> Cell:
         cell = super()._cell(system, knowledge, attack)
@@ -86,9 +86,9 @@ class ScoreMatrix(Matrix):
 class GivenBench(Bench):
     """A bench on which nothing is attacked: examples are taken as given, brought into ball and box, and judged."""
 
-    def __init__(self, store: Store, matrix: ScoreMatrix) -> None:
+    def __init__(self, examples: FindExamples, matrix: ScoreMatrix) -> None:
         recipe = matrix.recipe
-        super().__init__(store, matrix.images, matrix.device, recipe.batch_size, recipe.seed)
+        super().__init__(examples, matrix.images, matrix.device, recipe.batch_size, recipe.seed)
         self.checked = matrix.checked
 
     def _attack(self, job: Job) -> Attacker:

@@ -90,7 +90,7 @@ class Tracking:
         self._open = {}
         for name, opener in self._found.items():
             with self._guarding(name):
-                self._open[name] = opener(run=self._run.record.id, folder=self._run.folder, step=step)
+                self._open[name] = opener(run=self._run.record.id, folder=self._run.local_folder(), step=step)
         self._each(methodcaller("hparams", self._run.record.recipe))
 
     def _each(self, call: Callable[[Tracker], object]) -> None:

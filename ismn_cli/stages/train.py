@@ -2,94 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
-
-from ismn_cli.core.catalogue import SYSTEMS, TRAINABLE, SystemEntry, find, load
 from ismn_cli.core.environment import capture
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import TrainRecipe
 from ismn_cli.core.records import Environment
 from ismn_cli.core.runs import Run
-from ismn_cli.core.settings import build_settings
-from ismn_cli.core.specs import DataKind
 from ismn_cli.core.storage import writing
 from ismn_cli.core.store import Store
 from ismn_cli.core.tracking import Openers
-from ismn_cli.stages.bases import Base
 from ismn_cli.stages.curves import Curves
 from ismn_cli.stages.doctor import before_attack
 from ismn_cli.stages.measure import clean_figures
-from ismn_cli.stages.own_base import for_training
-from ismn_cli.stages.resolve import WEIGHTS, base_of, finished
+from ismn_cli.stages.resolve import WEIGHTS, finished
 from ismn_cli.stages.tracking import NO_TRACKERS, Tracking
-from ismn_cli.stages.weights import Header, on_device, save_weights, system_hash, tensor_hash
+from ismn_cli.stages.training_plan import Plan, build_pipeline, plain, plan_training, training_stages
+from ismn_cli.stages.weights import Header, save_weights, system_hash, tensor_hash
 from ismn_models.refusal import RefusalError
 
 if TYPE_CHECKING:
-    import torch
-
-    from ismn_cli.data.image_set import ImageSet
-    from ismn_cli.engine.fit import OnProgress, Precision
+    from ismn_cli.engine.fit import OnProgress
+    from ismn_cli.engine.parallel import Ranks
     from ismn_models.pipeline import Pipeline
-    from ismn_models.shape import Shape
     from ismn_models.training import Stage
 
 _LOG = logging.getLogger("ismn")
 CHECKPOINT = "checkpoint.pt"
 _DISK_SIGNS = ("PytorchStreamWriter", "unexpected pos")
 """What torch.save says when a disk is full."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A training with everything found and checked."""
-
-    recipe: TrainRecipe
-    entry: SystemEntry
-    settings: Any
-    base: Base | None
-    """None: the base classifier is trained first, or is the system itself."""
-    base_settings: Any
-    """Of the base classifier where it is trained first."""
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
-    device: torch.device
-    precision: Precision
-
-    def resolved(self) -> dict[str, JsonValue]:
-        """Return the recipe with every setting filled in."""
-        return self.recipe.model_dump(mode="json") | {"config": _plain(self.settings)}
-
-    def trains_base_first(self) -> bool:
-        """Whether the base classifier is another system, trained here."""
-        return self.base is None and self.recipe.system != "classifier"
-
-    def base_config(self) -> dict[str, JsonValue]:
-        """Return the settings that the base classifier has or will have."""
-        if self.base is not None:
-            return self.base.config
-        return _plain(self.settings if self.recipe.system == "classifier" else self.base_settings)
-
-    def identity(self) -> str:
-        """Return the hash of what decides the weights: recipe, base classifier and data."""
-        named = {"name", "summary", "classifier", "model"} | ({"classifier_config"} if self.base else set())
-        content = {k: v for k, v in self.resolved().items() if k not in named}
-        content |= {
-            "base": self.base.weights if self.base else "fresh",
-            "data": [self.train.data_hash, self.validation.data_hash],
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -100,29 +47,6 @@ class Trained:
     already: bool
 
 
-def plan_training(recipe: TrainRecipe, store: Store, data_dir: Path | None, device: str) -> Plan:
-    """Find and check all that a training needs. Raises UsageError before any work is done."""
-    from ismn_cli.engine.device import autocast, pick_device
-
-    entry = find(TRAINABLE, "system to train", recipe.system)
-    settings = build_settings(load(str(entry.config)), recipe.config, f"settings of {recipe.system}")
-    chosen = pick_device(device)
-    precision = autocast(chosen, recipe.precision)
-    base_settings = build_settings(load(str(SYSTEMS["none"].config)), recipe.classifier_config, "classifier_config")
-    train, validation, test = (_images(recipe, split, data_dir) for split in ("train", "validation", "test"))
-    settings = _fitted(settings, train.kind.shape, f"settings of {recipe.system}")
-    base_settings = _fitted(base_settings, train.kind.shape, "classifier_config")
-    base = _base(recipe, store, train.kind) if recipe.model is None else for_training(recipe, train, store, chosen)
-    if base is not None and base.model is not None:
-        recipe = recipe.model_copy(update={"model": base.model, "classifier": "auto"})
-    if recipe.classifier_config and (base or recipe.system == "classifier"):
-        raise UsageError(
-            "classifier_config is for a base classifier that is trained first; here none is.",
-            "Add --classifier fresh, or leave classifier_config out (--system classifier takes config).",
-        )
-    return Plan(recipe, entry, settings, base, base_settings, train, validation, test, chosen, precision)
-
-
 def train(
     recipe: TrainRecipe,
     store: Store,
@@ -131,34 +55,60 @@ def train(
     on_progress: OnProgress,
     fresh: bool = False,
     track: Openers = NO_TRACKERS,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train a system, or continue, or return at once if this very training is done.
 
-    ``fresh`` begins again from nothing; ``track`` is told of it on the way. Raises UsageError: bad input, a damaged
-    checkpoint, a run that another process works on.
+    ``fresh`` begins again from nothing; ``track`` is told of it on the way; ``ranks`` are the processes that share the
+    work, of which this is the first, and the others call `assist`. Raises UsageError: bad input, a damaged checkpoint,
+    a run that another process works on.
     """
-    plan = plan_training(recipe, store, data_dir, device)
+    from ismn_cli.engine.parallel import ALONE
+
+    ranks = ranks or ALONE
+    plan = plan_training(recipe, store, data_dir, ranks.device(device))
+    ranks.from_first(plan.identity())
     before_attack(plan.base, plan.test, store, plan.device)
+    _check_shareable(plan, ranks)
     run = store.start_run("train", recipe.name, plan.resolved(), _environment(plan), plan.identity())
     with run.lock():
         if fresh:
             _forget(run)
-        if finished(run):
+        already = ranks.from_first(finished(run))
+        if already:
             return Trained(run, already=True)
         with marking(run), saving(run.folder), telling():
-            _fit_and_measure(plan, run, on_progress, track)
+            _fit_and_measure(plan, run, on_progress, track, ranks)
     return Trained(run, already=False)
 
 
-def _fitted(settings: Any, shape: Shape, where: str) -> Any:
-    """Return ``settings`` with what depends on the images filled in, where there is such a thing."""
-    if not hasattr(settings, "resolved"):
-        return settings
-    try:
-        return settings.resolved(shape)
-    except ValueError as error:
-        images = f"{shape.channels} x {shape.size} x {shape.size}"
-        raise UsageError(f"{where}: {error}.", f"The training images are {images} pixels.") from None
+def assist(recipe: TrainRecipe, store: Store, data_dir: Path | None, device: str, ranks: Ranks) -> None:
+    """Take part in a `train` that the first of ``ranks`` carries out: it stores and tells, here is only computed.
+
+    Raises UsageError where this process does not find what that one has.
+    """
+    # It plans first: what it downloads is there when the others look.
+    identity = ranks.from_first("")
+    plan = plan_training(recipe, store, data_dir, ranks.device(device))
+    if plan.identity() != identity:
+        raise UsageError(
+            f"Process {ranks.rank} of this training finds another base classifier or other images than the first one.",
+            "Give all machines the same store (ISMN_HOME) and the same --data-dir, and the base's run: --classifier ID",
+        )
+    _check_shareable(plan, ranks)
+    if not ranks.from_first(False):
+        pipeline = build_pipeline(plan)
+        with telling():
+            _fit(plan, pipeline, training_stages(plan, pipeline), Path(), lambda _: None, ranks)
+        ranks.part()
+
+
+def _check_shareable(plan: Plan, ranks: Ranks) -> None:
+    from ismn_cli.engine.shareable import check_shareable
+
+    if ranks.size > 1:
+        pipeline = build_pipeline(plan)
+        check_shareable(training_stages(plan, pipeline), pipeline, plan.train.kind.shape, ranks)
 
 
 @contextmanager
@@ -204,33 +154,13 @@ def _environment(plan: Plan) -> Environment:
     return capture(str(plan.device), torch.get_num_threads())
 
 
-def _base(recipe: TrainRecipe, store: Store, kind: DataKind) -> Base | None:
-    choice = recipe.classifier
-    if recipe.system == "classifier" and choice not in ("auto", "fresh"):
-        raise UsageError(
-            f"--system classifier trains a classifier; it cannot start from '{choice}'.",
-            "Leave --classifier out.",
-        )
-    if choice == "fresh" or (choice == "auto" and recipe.system in ("classifier", "ismn")):
-        return None
-    return base_of(choice, store, kind)
-
-
-def _images(recipe: TrainRecipe, split: str, data_dir: Path | None) -> ImageSet:
-    from ismn_cli.data.loading import load_dataset
-
-    return load_dataset(recipe.dataset, split, data_dir, recipe.seed)
-
-
 def _forget(run: Run) -> None:
     for name in (CHECKPOINT, WEIGHTS):
         with writing(run.folder / name):
             (run.folder / name).unlink(missing_ok=True)
 
 
-def _fit_and_measure(plan: Plan, run: Run, on_progress: OnProgress, track: Openers) -> None:
-    from ismn_cli.engine.fit import fit
-
+def _fit_and_measure(plan: Plan, run: Run, on_progress: OnProgress, track: Openers, ranks: Ranks) -> None:
     checkpoint = run.folder / CHECKPOINT
     pipeline = build_pipeline(plan)
     stages = training_stages(plan, pipeline)
@@ -238,51 +168,37 @@ def _fit_and_measure(plan: Plan, run: Run, on_progress: OnProgress, track: Opene
     continued, start = checkpoint.exists(), time.perf_counter()
     with Tracking(track, run) as tracking:
         curves = Curves(tracking, pipeline, stages, plan.validation)
-        figures = fit(
-            pipeline,
-            stages,
-            plan.train.to(plan.device),
-            plan.validation.to(plan.device),
-            seed=plan.recipe.seed,
-            checkpoint=checkpoint,
-            precision=plan.precision,
-            on_progress=curves.beside(on_progress),
-        )
+        figures = _fit(plan, pipeline, stages, checkpoint, curves.beside(on_progress), ranks)
+        ranks.part()
         seconds = None if continued else time.perf_counter() - start
         header = _header(plan, pipeline, stages)
         save_weights(run.folder / WEIGHTS, pipeline, header, base=header.model is None)
         figures["test"] = clean_figures(pipeline, plan.test, plan.device, on_progress)
         curves.end(figures)
     origin = plan.base.origin if plan.base else "trained in this run"
-    notes = (f"base classifier: {origin}",)
+    shared = (f"trained by {ranks.size} processes on {plan.device.type}",) if ranks.size > 1 else ()
+    notes = (f"base classifier: {origin}", *shared)
     told = {"weights": system_hash(pipeline), "figures": figures, "training_seconds": seconds, "notes": notes}
     run.update(status="done", **told)
     checkpoint.unlink(missing_ok=True)
 
 
-def build_pipeline(plan: Plan) -> Pipeline:
-    """Return the untrained system; its first weights depend on the seed alone."""
-    from ismn_cli.engine.rng import derive, seed_everything
+def _fit(
+    plan: Plan, pipeline: Pipeline, stages: list[Stage], checkpoint: Path, on_progress: OnProgress, ranks: Ranks
+) -> dict[str, dict[str, float]]:
+    from ismn_cli.engine.fit import fit
 
-    seed_everything(derive(plan.recipe.seed, "init"))
-    shape = plan.train.kind.shape
-    base = plan.base.net if plan.base else None
-    if plan.trains_base_first():
-        base = load(SYSTEMS["none"].build)(plan.base_settings, shape).base
-    return on_device(load(plan.entry.build)(plan.settings, shape, base=base), plan.device)
-
-
-def training_stages(plan: Plan, pipeline: Pipeline) -> list[Stage]:
-    """Return the whole schedule: the base classifier's own first, where that is fresh."""
-    stages: list[Stage] = []
-    if plan.trains_base_first():
-        stages += load(str(SYSTEMS["none"].stages))(pipeline, plan.base_settings)
-    stages += load(str(plan.entry.stages))(pipeline, plan.settings)
-    if plan.recipe.epochs is not None:
-        for stage in stages:
-            # A stage without epochs of its own (a threshold, a linear head) has nothing to shorten.
-            stage.epochs = plan.recipe.epochs if stage.epochs else 0
-    return stages
+    return fit(
+        pipeline,
+        stages,
+        plan.train.to(plan.device),
+        plan.validation.to(plan.device),
+        seed=plan.recipe.seed,
+        checkpoint=checkpoint,
+        precision=plan.precision,
+        on_progress=on_progress,
+        ranks=ranks,
+    )
 
 
 def _check_checkpoint(path: Path, pipeline: Pipeline, stages: list[Stage]) -> None:
@@ -311,7 +227,7 @@ def _header(plan: Plan, pipeline: Pipeline, stages: list[Stage]) -> Header:
     own = plan.base if plan.base and plan.base.model else None
     return Header(
         system=plan.recipe.system,
-        config=_plain(plan.settings),
+        config=plain(plan.settings),
         classes=shape.classes,
         channels=shape.channels,
         size=shape.size,
@@ -323,9 +239,3 @@ def _header(plan: Plan, pipeline: Pipeline, stages: list[Stage]) -> Header:
         base_config=plan.base_config(),
         model=own.model if own else None,
     )
-
-
-def _plain(settings: Any) -> dict[str, JsonValue]:
-    """Return settings as JSON gives them back."""
-    plain: dict[str, JsonValue] = json.loads(json.dumps(asdict(settings)))
-    return plain

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe, TrainRecipe
+from ismn_cli.core.runs import run_id_of
 from ismn_cli.core.store import Store
 from ismn_cli.core.tracking import Openers
 from ismn_cli.stages.plan import resolve_attacks
+from ismn_cli.stages.resolve import finished
 from ismn_cli.stages.steps import Steps
 from ismn_cli.stages.tracking import NO_TRACKERS
-from ismn_cli.stages.train import Trained, plan_training, train
+from ismn_cli.stages.train import Trained, train
+from ismn_cli.stages.training_plan import Plan, plan_training
 
 if TYPE_CHECKING:
     from ismn_cli.engine.fit import OnProgress
@@ -51,10 +54,33 @@ def run_steps(
     _check(recipe, store, data_dir, device)
     runs: dict[str, str] = {}
     for name in recipe.training:
-        trained = train(step_recipe(recipe, name, runs), store, data_dir, device, on_progress, track=track)
+        trained = train(step_recipe(recipe, name, runs), store.local(), data_dir, device, on_progress, track=track)
         runs[name] = trained.run.record.id
         on_step(name, trained)
     return Steps({name: step.system for name, step in recipe.training.items()}, runs)
+
+
+def finished_steps(recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str) -> Steps:
+    """Return which runs the recipe's own trainings are; nothing is trained, and no run is locked.
+
+    Raises UsageError where one is not finished.
+    """
+    runs: dict[str, str] = {}
+    for name in recipe.training:
+        run = finished_run(plan_training(step_recipe(recipe, name, runs), store, data_dir, device), store)
+        if run is None:
+            raise UsageError(
+                f"Training '{name}' of the recipe is not finished, and shards do not train.",
+                "Train first, once: ismn run, with the same recipe, overrides and options, and --trainings.",
+            )
+        runs[name] = run
+    return Steps({name: step.system for name, step in recipe.training.items()}, runs)
+
+
+def finished_run(plan: Plan, store: Store) -> str | None:
+    """Return the run that this training is; None where it is not finished."""
+    wanted = run_id_of(plan.recipe.name, plan.identity())
+    return next((wanted for run in store.local().runs() if run.record.id == wanted and finished(run)), None)
 
 
 def _check(recipe: MatrixRecipe, store: Store, data_dir: Path | None, device: str) -> None:

@@ -21,7 +21,7 @@ from ismn_cli.core.recipes import DataChoice, MatrixRecipe
 from ismn_cli.core.references import called, code_hash, is_reference, load_attribute, plugins, running
 from ismn_cli.core.settings import refusal
 from ismn_cli.core.specs import DataKind, Subject
-from ismn_cli.core.storage import move_aside, write_whole
+from ismn_cli.core.storage import move_aside, read_bytes, write_bytes
 from ismn_cli.core.store import Store
 from ismn_cli.stages.live_pins import settings_pin
 from ismn_cli.stages.weights import on_device, tensor_hash
@@ -262,7 +262,7 @@ def _keep(path: Path, defence: Defence) -> None:
     from safetensors.torch import save
 
     whole = save({name: tensor.cpu().contiguous().clone() for name, tensor in _tensors(defence).items()})
-    write_whole(path, lambda temporary: temporary.write_bytes(whole))
+    write_bytes(path, whole)
 
 
 def _kept(store: Store, path: Path) -> dict[str, Tensor] | None:
@@ -270,10 +270,9 @@ def _kept(store: Store, path: Path) -> dict[str, Tensor] | None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    content = read_bytes(path)
     try:
-        return load(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        return None if content is None else load(content)
     except SafetensorError as error:
         move_aside(store.root, path, str(error))
         return None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_models.images import Images
+from ismn_models.parallel import normal_like, only, uniform_like, whole
 from ismn_models.training import Stage
 
 Size = Tensor | float
@@ -35,7 +36,7 @@ def rfgsm(net: nn.Module, x: Tensor, y: Tensor, eps: Size, alpha: Size) -> Tenso
     Needs 0 <= alpha <= eps, else the result leaves the ball.
     """
     first, rest = _each(alpha, x), _each(eps, x) - _each(alpha, x)
-    start = (x + first * torch.randn_like(x).sign()).clamp_(0, 1)
+    start = (x + first * normal_like(x).sign()).clamp_(0, 1)
     return (start + rest * _gradient_sign(net, start, y)).clamp_(0, 1)
 
 
@@ -47,7 +48,7 @@ def pgd(
     low, high = (x - radius).clamp_(min=0), (x + radius).clamp_(max=1)
     adversarial = x
     if random_start:
-        adversarial = torch.clamp(x + radius * (2 * torch.rand_like(x) - 1), low, high)
+        adversarial = torch.clamp(x + radius * (2 * uniform_like(x) - 1), low, high)
     for _ in range(steps):
         moved = adversarial + stride * _gradient_sign(net, adversarial, y)
         adversarial = torch.clamp(moved, low, high)
@@ -130,13 +131,14 @@ class AttackBank:
             examples, eps = make(torch.arange(len(index), device=index.device))
             return _as_bytes(examples).float().div_(255), eps.detach().to(self._eps.dtype)
         where = self._pixels.device
-        missing = (~self._filled[index]).nonzero().flatten()
-        if len(missing):
-            examples, eps = make(missing)
-            target = index[missing]
-            self._pixels[target.to(where)] = _as_bytes(examples).to(where)
-            self._eps[target] = eps.detach().to(self._eps.dtype)
-            self._filled[target] = True
+        with only(~self._filled[index]) as missing:
+            if missing.total:
+                examples, eps = make(missing.at)
+                # Kept by every process: the next epoch may give it any of them.
+                target, pixels, sizes = whole(index[missing.at]), whole(_as_bytes(examples)), whole(eps)
+                self._pixels[target.to(where)] = pixels.to(where)
+                self._eps[target] = sizes.detach().to(self._eps.dtype)
+                self._filled[target] = True
         return self._pixels[index.to(where)].to(index.device).float().div_(255), self._eps[index]
 
     def clear(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ismn_models.parallel import mean
+
 MOMENTUM = 0.999
 
 
@@ -25,5 +27,5 @@ class RunningMeanSparsity(nn.Module):
     @torch.no_grad()
     def apply_to(self, bias: Tensor, activation: Tensor, lr: float) -> None:
         """Take in ``activation`` [N, units] and move ``bias`` [units] in place."""
-        self.mean.mul_(MOMENTUM).add_(activation.float().mean(0), alpha=1 - MOMENTUM)
+        self.mean.mul_(MOMENTUM).add_(mean(activation.float()), alpha=1 - MOMENTUM)
         bias.sub_(lr * self.beta * (self.mean - self.mu))

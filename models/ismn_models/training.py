@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ismn_models.images import Images
+from ismn_models.parallel import drawn, share, sum_gradients
 
 BATCH = 250
 """Images at a time where nothing is trained."""
@@ -43,6 +44,9 @@ class Stage(ABC):
     modules: tuple[nn.Module, ...] = ()
     tell: Callable[[int, int], None] | None = None
     """Set by the engine: called with (images done, of all) while `finish` works."""
+    shareable: bool = False
+    """Whether several processes may take a step together, each on its own rows of the batch: all that is drawn, and
+    all that is no mean over the batch, goes through `ismn_models.parallel`, and `descend` takes the step."""
     mirror: bool = True
     """Set by the engine: whether a mirrored image is still of its class (see `Images`)."""
 
@@ -68,7 +72,8 @@ class Stage(ABC):
         """Take one optimiser step.
 
         ``x`` [N, C, H, W] in [0, 1] is not augmented; ``index`` [N] are the positions in the training set;
-        ``progress`` in [0, 1) is the share of the stage's steps already taken. Returns figures to show.
+        ``progress`` in [0, 1) is the share of the stage's steps already taken. Returns figures to show, each a mean
+        over the batch. Where the step is shared, N are the rows that are this process's; see `shareable`.
         """
         raise NotImplementedError
 
@@ -107,12 +112,17 @@ def set_lr(optimiser: Optimizer, lr: float) -> None:
 def descend(
     optimiser: Optimizer, loss: Tensor, lr: float, clip: float | None = None, by_group: bool = False
 ) -> None:
-    """Take one step down ``loss``; with ``clip``, the gradient, or that of each parameter group, is no longer."""
+    """Take one step down ``loss``; with ``clip``, the gradient, or that of each parameter group, is no longer.
+
+    ``loss`` is a mean over the batch. Where the step is shared, it is one over the rows that are this process's.
+    """
     set_lr(optimiser, lr)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    weight = share()
+    (loss if weight == 1 else weight * loss).backward()  # type: ignore[no-untyped-call]
+    groups = [group["params"] for group in optimiser.param_groups]
+    sum_gradients([p for group in groups for p in group])
     if clip is not None:
-        groups = [group["params"] for group in optimiser.param_groups]
         for parameters in groups if by_group else [[p for group in groups for p in group]]:
             nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
@@ -134,10 +144,10 @@ def flip_and_shift(x: Tensor, pixels: int = 4, mirror: bool = True) -> Tensor:
     """
     n, _, h, w = x.shape
     padded = nn.functional.pad(x, (pixels,) * 4)
-    shift = torch.randint(0, 2 * pixels + 1, (2, n, 1), device=x.device)
+    shift = drawn(lambda m: torch.randint(0, 2 * pixels + 1, (2, m, 1), device=x.device), n, dim=1)
     rows = torch.arange(h, device=x.device) + shift[0]
     columns = torch.arange(w, device=x.device) + shift[1]
-    mirrored = torch.rand(n, 1, device=x.device) < (0.5 if mirror else 0.0)
+    mirrored = drawn(lambda m: torch.rand(m, 1, device=x.device), n) < (0.5 if mirror else 0.0)
     columns = torch.where(mirrored, columns.flip(1), columns)
     batch = torch.arange(n, device=x.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

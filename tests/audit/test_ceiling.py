@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 
+from ismn_cli.audit import ceiling
 from ismn_cli.audit.ceiling import FIRST, Possible, ceilings
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import DataChoice
@@ -136,6 +137,29 @@ def test_pairs_are_found_whatever_the_pixels_and_the_norm(made: tuple, norm: Nor
     eps = float(np.quantile(apart(images, norm), share)) / 2 + 1e-6
     pairs = conflicts(images, labels, eps, norm)
     assert one(images, labels, eps, norm).possible == pytest.approx(fractional(pairs, len(images)), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sets(pixels=9 * FIRST), NORMS, st.floats(0, 1), st.integers(1, 4000))
+def test_pixels_that_are_compared_where_they_lie_count_too(
+    made: tuple, norm: Norm, share: float, at_once: int
+) -> None:
+    images, labels = made
+    images[::2, ..., -1], images[1::2, ..., -1] = 0, 255  # near each other but for one
+    eps = float(np.quantile(apart(images, norm), share)) / 2 + 1e-6
+    pairs = conflicts(images, labels, eps, norm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ceiling, "AT_ONCE", at_once)
+        found = one(images, labels, eps, norm)
+    assert found.possible == pytest.approx(fractional(pairs, len(images)), abs=1e-6)
+
+
+def test_any_number_of_sizes() -> None:
+    images, labels = np.array([0, 100], np.uint8).reshape(2, 1), np.array([0, 1])
+    sizes = [k / 10_000 for k in range(2_000)]
+    assert [top.possible for top in ceilings(images, labels, Norm.LINF, sizes)] == [
+        1 if int(2 * eps * 255 * (1 + 1e-9)) >= 100 else 2 for eps in sizes
+    ]
 
 
 @settings(deadline=None, max_examples=40)

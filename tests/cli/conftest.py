@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import small_world
+from s3_server import s3, server  # noqa: F401 - fixtures
 
 from ismn_cli.cli import console
 from ismn_cli.cli.app import exit_code

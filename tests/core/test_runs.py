@@ -148,7 +148,7 @@ def test_two_processes_on_one_run(store: Store) -> None:
             pytest.fail("two processes hold the lock")
         holder.kill()
     with run.lock():
-        assert (run.folder / "lock").read_text() == str(os.getpid())
+        assert json.loads((run.folder / "lock").read_text())["pid"] == os.getpid()
         with pytest.raises(UsageError, match=f"process {os.getpid()}"), run.lock():
             pytest.fail("the lock is held twice")
     with run.lock():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from made_images import PAGE
 from PIL import Image
 
 from ismn_cli.core.errors import UsageError
-from ismn_cli.data import npz
-from ismn_cli.data.npz_files import ArrayError, channels_first, labels_of, pixels_of
+from ismn_cli.data import npz, npz_files
+from ismn_cli.data.npz_files import ArrayError, Place, channels_first, labels_of, pixels_of
 from ismn_cli.data.problems import NoSplitError
 
 SPLITS = ("train", "validation", "test")
@@ -98,6 +99,22 @@ def test_every_form_of_the_same_images_gives_the_same_pixels(
         if size not in (None, side):
             square = square.resize((size, size), Image.Resampling.BILINEAR)
         assert np.array_equal(pixels.transpose(1, 2, 0).squeeze(), np.asarray(square))
+
+
+@given(st.data(), st.sampled_from(["C", "F"]), st.booleans(), st.sampled_from(["u1", "<f4", ">i2"]))
+def test_an_array_in_parts_is_the_array(data: st.DataObject, order: Any, packed: bool, kind: str) -> None:
+    n = data.draw(st.integers(1, 20))
+    array = np.random.default_rng(n).integers(0, 256, (n, 5, 4, 3)).astype(kind, order=order)
+    rows = np.array(data.draw(st.lists(st.integers(0, n - 1), unique=True)), np.int64)
+    file = io.BytesIO()
+    (np.savez_compressed if packed else np.savez)(file, x=array)
+    file.seek(0)
+    found = np.full((len(rows), 5, 4, 3), 255.5)
+    with pytest.MonkeyPatch.context() as patch, np.load(file) as archive:
+        patch.setattr(npz_files, "PART", data.draw(st.integers(1, 2000)))
+        for positions, part in Place(archive, "x").parts(rows):
+            found[positions] = part
+    assert np.array_equal(found, array[rows])
 
 
 @pytest.mark.parametrize(

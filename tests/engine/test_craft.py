@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import Norm, ThreatModel
-from ismn_cli.engine import craft
+from ismn_cli.engine import groups
 from ismn_cli.engine.craft import craft_batch
 from ismn_cli.engine.modes import evaluating
 
@@ -187,30 +189,64 @@ def test_running_out_of_memory_is_no_robustness(error: Exception, net: nn.Module
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         raise error
 
-    with pytest.raises(UsageError, match="Memory ran out") as caught:
-        craft_batch(net, attack, x, Y, THREAT, 0)
-    assert "batch" in caught.value.hint
+    for together, hint in ((False, "smaller images"), (True, "smaller batch")):
+        with pytest.raises(UsageError, match="Memory ran out while attacking 6 images") as caught:
+            craft_batch(net, attack, x, Y, THREAT, 0, together)
+        assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("fits", [8, 11, 40])
-def test_what_does_not_fit_into_memory_is_halved(
+def test_what_does_not_fit_into_memory_is_halved_once(
     fits: int, net: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
+    tried: list[int] = []
+    taken: list[weakref.ref[Tensor]] = []
 
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        seen.append(len(x))
+        assert all(held() is None for held in taken)  # what a try before had taken is free again
+        tried.append(len(x))
+        proposed = (x + 0.01 * torch.rand_like(x)).clamp(0, 1)
         if len(x) > fits:
+            taken.append(weakref.ref(proposed))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return (x + 0.01 * torch.rand_like(x)).clamp(0, 1)
+        return proposed
 
     x, y = torch.rand(37, 3, 4, 4), torch.zeros(37, dtype=torch.int64)
     alone = craft_batch(net, attack, x, y, THREAT, 0)
-    monkeypatch.setattr(craft, "groups", lambda x: (torch.arange(len(x)),))
-    seen.clear()
+    monkeypatch.setattr(groups, "group_size", len)  # as on a GPU
+    tried.clear()
     crafted = craft_batch(net, attack, x, y, THREAT, 0)
     assert torch.equal(crafted.adversarial, alone.adversarial) and not crafted.failed.any()
-    assert sum(n for n in seen if n <= fits) == 37 and max(seen) == 37
+    assert sum(n for n in tried if n <= fits) == 37 and max(tried) == 37
+    tried.clear()
+    again = craft_batch(net, attack, x, y, THREAT, 0)
+    assert torch.equal(again.adversarial, alone.adversarial)
+    assert max(tried) <= fits and sum(tried) == 37  # remembered: no try is lost
+    tried.clear()
+    craft_batch(nn.Sequential(net), attack, x, y, THREAT, 0)
+    assert tried[0] == 37  # of that model only
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_batch_that_a_gpu_has_no_room_for_is_halved() -> None:
+    class Wide(nn.Module):
+        """Takes an eighth of the device for each image."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            tried.append(len(x))
+            eighth = torch.cuda.mem_get_info()[1] // 8
+            taken = torch.empty(len(x), eighth, dtype=torch.uint8, device=x.device)
+            return x.flatten(1)[:, :3] + taken[:, :1].isnan()
+
+    tried: list[int] = []
+    net, x = Wide(), torch.rand(20, 3, 4, 4, device="cuda")
+    labels = torch.zeros(20, dtype=torch.int64, device="cuda")
+    for first in (20, 5):
+        tried.clear()
+        crafted = craft_batch(net, lambda model, x, y: x + 0.0 * model(x).sum(), x, labels, THREAT, 0)
+        torch.cuda.empty_cache()
+        assert not crafted.failed.any() and tried[0] == first and max(tried[-4:]) <= 5
 
 
 def test_a_users_interrupt_is_not_swallowed(net: nn.Module, x: Tensor) -> None:

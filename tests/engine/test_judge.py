@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ismn_cli.core.errors import UsageError
 from ismn_cli.core.records import Answers
+from ismn_cli.engine import groups
 from ismn_cli.engine.judge import NO_ANSWER, judge
 from ismn_models.pipeline import Classify, Decision, Defence, Pipeline
 
@@ -132,3 +134,31 @@ def test_time_spent_on_making_batches_is_not_the_systems() -> None:
 
     _, seconds = judge(Pipeline(Brightness(), Defence()), (slow() for _ in range(1)))
     assert seconds < 0.3
+
+
+def test_what_does_not_fit_into_memory_is_halved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    class Short(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            tried.append(len(x))
+            if len(x) > 11:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    pipeline, x = Pipeline(Short(), Defence()).eval(), _images(32)
+    alone, _ = judge(pipeline, [x])
+    monkeypatch.setattr(groups, "group_size", len)  # as on a GPU
+    for tries in ([32, 16, 8, 8, 8, 8], [8, 8, 8, 8]):
+        tried.clear()
+        assert judge(pipeline, [x])[0] == alone
+        assert tried == tries
+
+
+def test_running_out_of_memory_is_no_answer() -> None:
+    class Short(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UsageError, match="Memory ran out while judging 8 images at once"):
+        judge(Pipeline(Short(), Defence()), [_images(32)])

@@ -13,6 +13,7 @@ from ismn_models.classifiers.hardened import Hardening
 from ismn_models.classifiers.training import accuracy
 from ismn_models.crafting import evaluating, pgd
 from ismn_models.images import Images
+from ismn_models.parallel import agreed
 from ismn_models.pipeline import Pipeline
 from ismn_models.training import BATCH, Stage, batch_for
 
@@ -95,6 +96,7 @@ class AdversarialTraining(RobustTraining):
     """SGD on the cross-entropy of attacked images alone. The attack sees the net in eval mode."""
 
     name = "adversarial"
+    shareable = True
     config: AdversarialConfig
 
     def __init__(self, pipeline: Pipeline, config: AdversarialConfig) -> None:
@@ -111,7 +113,7 @@ class AdversarialTraining(RobustTraining):
     def _watch(self, epochs: int, train: Images) -> None:
         if self.guard:
             accuracy = self.robust_accuracy(train.take(slice(WATCHED)).batches(batch_for(train)))
-            self.guard.check(self.net, accuracy, epochs)
+            self.guard.check(self.net, agreed(accuracy), epochs)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`. After a collapse nothing is trained any more."""

@@ -34,6 +34,7 @@ class CleanTraining(Stage):
     """SGD with Nesterov momentum on CE(z / temperature), flips and shifts."""
 
     name = "base"
+    shareable = True
 
     def __init__(self, net: nn.Module, config: ClassifierConfig) -> None:
         self.net, self.config = net, config

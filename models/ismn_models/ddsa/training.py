@@ -9,6 +9,7 @@ from ismn_models.crafting import BankedStage, ascend, pgd
 from ismn_models.ddsa.config import DdsaConfig
 from ismn_models.ddsa.system import Ddsa
 from ismn_models.images import Images
+from ismn_models.parallel import drawn, uniform_like
 from ismn_models.pipeline import Pipeline
 from ismn_models.sparsity import RunningMeanSparsity
 from ismn_models.training import BATCH, Stage, descend, warmup_cosine
@@ -28,6 +29,7 @@ class DenoisingStage(BankedStage):
     """Adam on the two-term reconstruction cost, each image attacked by PGD at an eps of its own."""
 
     name = "denoising"
+    shareable = True
 
     def __init__(self, base: nn.Module, defence: Ddsa, config: DdsaConfig) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class DenoisingStage(BankedStage):
 
         On the classifier they move away from its own answer: true labels would leak through the examples.
         """
-        eps = self.config.eps_max * torch.rand(len(x), device=x.device)
+        eps = self.config.eps_max * drawn(lambda n: torch.rand(n, device=x.device), len(x))
         stride = 2.5 * eps / self.config.pgd_steps
         if self.config.inner == "recon":
             return self._attack_reconstruction(x, eps, stride), eps
@@ -79,7 +81,7 @@ class DenoisingStage(BankedStage):
 
     def _attack_reconstruction(self, x: Tensor, eps: Tensor, stride: Tensor) -> Tensor:
         radius, step = eps[:, None, None, None], stride[:, None, None, None]
-        attacked = (x + radius * (2 * torch.rand_like(x) - 1)).clamp_(0, 1)
+        attacked = (x + radius * (2 * uniform_like(x) - 1)).clamp_(0, 1)
         for _ in range(self.config.pgd_steps):
             direction = ascend(lambda p: (self.defence.autoencoder(p) - x).square(), attacked)
             attacked = torch.clamp(attacked + step * direction, x - radius, x + radius).clamp_(0, 1)

@@ -26,6 +26,8 @@ def stages(pipeline: Pipeline, config: DistillationConfig) -> list[Stage]:
 class Distilling(Hardening):
     """SGD on T CE(z / T, wanted); the factor keeps the gradient from shrinking as 1/T."""
 
+    shareable = True
+
     def __init__(self, pipeline: Pipeline, config: DistillationConfig, epochs: int) -> None:
         super().__init__(pipeline, config, epochs)
         self.temperature = config.temperature

@@ -10,6 +10,7 @@ from ismn_models.hgd.config import HgdConfig
 from ismn_models.hgd.guidance import guiding
 from ismn_models.hgd.system import Hgd
 from ismn_models.images import Images
+from ismn_models.parallel import drawn, only, uniform_like
 from ismn_models.pipeline import Pipeline
 from ismn_models.training import BATCH, Stage, descend
 
@@ -39,6 +40,7 @@ class GuidedStage(BankedStage):
     """Adam on the guide's loss, each image with an attack and an eps of its own."""
 
     name = "guided denoising"
+    shareable = True
 
     def __init__(self, base: nn.Module, defence: Hgd, config: HgdConfig) -> None:
         super().__init__()
@@ -67,22 +69,23 @@ class GuidedStage(BankedStage):
 
         FGSM moves away from the classifier's own answer, its steps are eps/steps long, and it starts at the image.
         """
-        eps = torch.randint(1, self.config.grey_levels() + 1, (len(x),), device=x.device) / 255
-        drawn = torch.randint(0, len(self.config.attacks), (len(x),), device=x.device)
+        levels, kinds = self.config.grey_levels(), len(self.config.attacks)
+        eps = drawn(lambda n: torch.randint(1, levels + 1, (n,), device=x.device), len(x)) / 255
+        kind_of = drawn(lambda n: torch.randint(0, kinds, (n,), device=x.device), len(x))
         with torch.no_grad():
             answers = self.base(x).argmax(1)
         attacked = x.clone()
         for number, kind in enumerate(self.config.attacks):
-            chosen = (drawn == number).nonzero().flatten()
-            if len(chosen):
-                attacked[chosen] = self._attack(kind, x[chosen], answers[chosen], eps[chosen])
+            with only(kind_of == number) as chosen:
+                if chosen.total:
+                    chosen.put(attacked, self._attack(kind, *(t[chosen.at] for t in (x, answers, eps))))
         return attacked, eps
 
     def _attack(self, kind: str, x: Tensor, answers: Tensor, eps: Tensor) -> Tensor:
         if kind == "noop":
             return x
         if kind == "noise":
-            return (x + eps[:, None, None, None] * (2 * torch.rand_like(x) - 1)).clamp_(0, 1)
+            return (x + eps[:, None, None, None] * (2 * uniform_like(x) - 1)).clamp_(0, 1)
         steps = STEPS[kind]
         return pgd(self.base, x, answers, eps, steps, eps / steps, random_start=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ismn_models.parallel import std, summed
 from ismn_models.pipeline import Classify
 
 
@@ -21,7 +22,7 @@ def guidance(classify: Classify, x: Tensor, regenerated: Tensor) -> Tensor:
     with torch.no_grad():
         wanted = classify(x).float()
     got = classify(regenerated).float()
-    return (got - wanted).abs().mean() / wanted.std().clamp_min(1e-6)
+    return (got - wanted).abs().mean() / std(wanted).clamp_min(1e-6)
 
 
 def adversarial(logits: Tensor) -> Tensor:
@@ -54,7 +55,8 @@ class InstanceSparsity(nn.Module):
         """
         code = code.float()
         with torch.no_grad():
-            positive = code.sum() / (code > 0).sum().clamp_min(1)
+            activity, active = summed(code.sum(), (code > 0).sum())
+            positive = activity / active.clamp_min(1)
             self.scale.copy_(positive if self.scale == 0 else 0.99 * self.scale + 0.01 * positive)
             scale = torch.maximum(self.scale, positive).clamp_min(1e-6)
         activity = code.mean(1) / scale

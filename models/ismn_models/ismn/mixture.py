@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ismn_models.crafting import fgsm, pgd, rfgsm
 from ismn_models.ismn.config import IsmnConfig
+from ismn_models.parallel import drawn, only
 
 KINDS = ("clean", "fgsm", "rfgsm", "pgd")
 
@@ -21,14 +22,15 @@ def attack_mixture(base: nn.Module, x: Tensor, y: Tensor, config: IsmnConfig) ->
     if config.train_label == "predicted":
         with torch.no_grad():
             labels = base(x).argmax(1)
-    kind = torch.randint(len(KINDS), (len(x),), device=x.device)
+    kind = drawn(lambda n: torch.randint(len(KINDS), (n,), device=x.device), len(x))
     levels = torch.tensor(config.eps, device=x.device)
-    eps = levels[torch.randint(len(levels), (len(x),), device=x.device)] * (kind > 0)
+    eps = levels[drawn(lambda n: torch.randint(len(levels), (n,), device=x.device), len(x))] * (kind > 0)
     attacked = x.clone()
     for number in range(1, len(KINDS)):
-        chosen = (kind == number).nonzero()[:, 0]
-        if len(chosen):
-            attacked[chosen] = _attack(KINDS[number], base, x[chosen], labels[chosen], eps[chosen], config)
+        with only(kind == number) as chosen:
+            if chosen.total:
+                images, away_from, sizes = (t[chosen.at] for t in (x, labels, eps))
+                chosen.put(attacked, _attack(KINDS[number], base, images, away_from, sizes, config))
     return attacked, eps
 
 

@@ -15,6 +15,7 @@ from ismn_models.ismn.detector import fit_ridge
 from ismn_models.ismn.losses import InstanceSparsity, adversarial, discrimination, guidance, reconstruction
 from ismn_models.ismn.mixture import attack_mixture
 from ismn_models.ismn.nets import Discriminator
+from ismn_models.parallel import between, total
 from ismn_models.pipeline import Pipeline
 from ismn_models.sparsity import RunningMeanSparsity
 from ismn_models.training import BATCH, Stage, decayed, descend, warmup_cosine
@@ -41,6 +42,7 @@ class MappingStage(BankedStage):
     """Encoder and generator against the discriminator, on a mixture of attacks on the frozen base classifier."""
 
     name = "mapping"
+    shareable = True
 
     def __init__(self, base: nn.Module, defence: Ismn, config: IsmnConfig) -> None:
         super().__init__()
@@ -158,6 +160,7 @@ class TargetStage(BankedStage):
     """f_S by adversarial training and distillation from the base, on clean, attacked and regenerated images."""
 
     name = "target"
+    shareable = True
 
     def __init__(self, pipeline: Pipeline, defence: Ismn, config: IsmnConfig) -> None:
         super().__init__()
@@ -177,12 +180,15 @@ class TargetStage(BankedStage):
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
         config, net = self.config, self.pipeline.classifier
-        quarter = max(1, len(x) // 4)
-        attacked, _ = self.bank.lookup(
-            index[:quarter], lambda missing: attack_mixture(self.pipeline.base, x[missing], y[missing], config)
-        )
+        quarter = max(1, total(len(x)) // 4)
         source = x.clone()
-        source[:quarter] = attacked
+        with between(0, quarter, len(x)) as first:
+            images, labels = x[first.at], y[first.at]
+            attacked, _ = self.bank.lookup(
+                index[first.at],
+                lambda missing: attack_mixture(self.pipeline.base, images[missing], labels[missing], config),
+            )
+            first.put(source, attacked)
         clean, source = self.augment(torch.cat([x, source], 1)).chunk(2, 1)
         inputs = self._inputs(source, y, quarter)
         net.train()
@@ -194,13 +200,17 @@ class TargetStage(BankedStage):
     def _inputs(self, source: Tensor, y: Tensor, quarter: int) -> Tensor:
         """Return a quarter each: R(x'), R(x), attacks on the target itself, and x."""
         inputs = source.clone()
-        with torch.no_grad():
-            inputs[: 2 * quarter] = self.defence.reform(source[: 2 * quarter])
+        with between(0, 2 * quarter, len(source)) as half, torch.no_grad():
+            half.put(inputs, self.defence.reform(source[half.at]))
         if self.config.uses("adversarial-training"):
-            own = slice(2 * quarter, 3 * quarter)
-            steps, eps = self.config.at_steps, torch.full((quarter,), self.config.at_eps, device=y.device)
-            inputs[own] = pgd(self.pipeline.classifier, source[own], y[own], eps, steps, 2 * eps / steps)
+            with between(2 * quarter, 3 * quarter, len(source)) as own:
+                if own.total:
+                    own.put(inputs, self._attack(source[own.at], y[own.at]))
         return inputs
+
+    def _attack(self, x: Tensor, y: Tensor) -> Tensor:
+        steps, eps = self.config.at_steps, torch.full((len(x),), self.config.at_eps, device=x.device)
+        return pgd(self.pipeline.classifier, x, y, eps, steps, 2 * eps / steps)
 
     def _loss(self, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
         """(1 - b) T^2 KL(teacher(x) || student(u)) + b CE(student(u), y)."""

@@ -22,6 +22,7 @@ from ismn_models.lad.compat import PublicCode, Reading
 from ismn_models.lad.config import LadConfig
 from ismn_models.lad.nets import AttentionSvm, Generator
 from ismn_models.lad.system import Lad
+from ismn_models.parallel import figures, only
 from ismn_models.pipeline import Pipeline
 from ismn_models.training import Stage, batch_for, descend
 
@@ -47,6 +48,7 @@ class GeneratorStage(Stage):
     """Adam on the error of g(z(x)); the base classifier stands still, and images are not augmented."""
 
     name = "generator"
+    shareable = True
 
     def __init__(self, pipeline: Pipeline, defence: Lad, reading: Reading, config: LadConfig) -> None:
         self.base, self.reading, self.config, self.shape = pipeline.base, reading, config, defence.shape
@@ -168,6 +170,7 @@ class HardeningStage(Hardening):
     """SGD at a constant rate on generated images and those that they were generated from, both of the true label."""
 
     name = "hardening"
+    shareable = True
 
     def __init__(self, pipeline: Pipeline, config: LadConfig, examples: Examples) -> None:
         super().__init__(pipeline, config, config.epochs)
@@ -196,9 +199,12 @@ class HardeningStage(Hardening):
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
         """See `Stage.step`."""
         row = self.row[index]
-        x, y, row = x[row >= 0], y[row >= 0], row[row >= 0]
-        if len(row) < 2:  # too few for batch normalisation
-            return {}
+        with only(row >= 0) as paired:
+            if paired.total < 2:  # too few for batch normalisation
+                return {}
+            return figures(self._learn(*(t[paired.at] for t in (x, y, row))))
+
+    def _learn(self, x: Tensor, y: Tensor, row: Tensor) -> dict[str, float]:
         generated = self.examples.pixels[row].float() / 255
         self.net.train()
         logits, beyond = self.net(x).float(), self.net(generated).float()

@@ -64,6 +64,7 @@ class AutoencoderStage(Stage):
     """
 
     name = "autoencoder"
+    shareable = True
 
     def __init__(self, base: nn.Module, defence: Screen, config: MagnetConfig) -> None:
         self.base, self.defence, self.config = base, defence, config

@@ -37,6 +37,7 @@ class RectifierStage(Stage):
     """Adam on the base's cross-entropy of rectified images, against its own answer to the clean ones."""
 
     name = "rectifier"
+    shareable = True
 
     def __init__(self, base: nn.Module, defence: Prn, config: PrnConfig) -> None:
         self.base, self.defence, self.config = base, defence, config

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_models.images import Images
+from ismn_models.parallel import drawn
 from ismn_models.prn.config import Norm, PrnConfig
 
 BATCH = 32
@@ -109,6 +110,6 @@ def _draw(train: Images, n: int) -> Images:
 
 def perturb(x: Tensor, deltas: Tensor, share: float = 1.0) -> Tensor:
     """Return x [N, C, H, W], each image with probability ``share`` perturbed by one of ``deltas`` [P, C, H, W]."""
-    chosen = deltas[torch.randint(len(deltas), (len(x),), device=x.device)]
-    hit = torch.rand(len(x), device=x.device) < share
+    chosen = deltas[drawn(lambda n: torch.randint(len(deltas), (n,), device=x.device), len(x))]
+    hit = drawn(lambda n: torch.rand(n, device=x.device), len(x)) < share
     return (x + chosen * hit[:, None, None, None]).clamp(0, 1)

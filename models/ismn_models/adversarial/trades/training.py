@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from ismn_models.adversarial.trades.config import TradesConfig
 from ismn_models.adversarial.training import RobustTraining
 from ismn_models.crafting import ascend, evaluating
+from ismn_models.parallel import normal_like
 from ismn_models.pipeline import Pipeline
 from ismn_models.training import Stage
 
@@ -32,6 +33,7 @@ class TradesTraining(RobustTraining):
     """SGD on CE(f(x), y) + beta KL(f(x) || f(x')). The attack sees the net in eval mode."""
 
     name = "TRADES"
+    shareable = True
     config: TradesConfig
 
     def step(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, float]:
@@ -57,7 +59,7 @@ class TradesTraining(RobustTraining):
     def attack(self, x: Tensor) -> Tensor:
         """Return images in the ball around x [N, C, H, W] that the net answers least as it does x; no labels."""
         low, high = (x - self.config.eps).clamp_(min=0), (x + self.config.eps).clamp_(max=1)
-        attacked = x + START * torch.randn_like(x)
+        attacked = x + START * normal_like(x)
         with evaluating(self.net):
             with torch.no_grad():
                 logits = self.net(x)
