@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ismn_cli.cli.console import say
@@ -30,6 +33,22 @@ def workers(engine: str | None, address: str | None, device: str | None) -> Iter
         return
     from ismn_cli.stages.cluster import cluster
 
-    with cluster(address, device or "auto") as found:
+    with _watched(), cluster(address, device or "auto") as found:
         say(f"ray: {found.told()}")
         yield found
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Have another process say so where this one ends without a word, as Ray ends it when its node is gone."""
+    command = shlex.join(["ismn", *sys.argv[1:]])
+    told = f"error: Ray is gone, or this process was killed. What is done is stored; to continue:\n  {command}\n"
+    watch = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", watch, told], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it has been killed itself
+            watcher.communicate(b"in order")

@@ -43,7 +43,7 @@ RECOUNT = 10.0
 """Seconds after which workers are counted anew."""
 WAIT = 1.0
 """Seconds between two looks at whether the cluster is still there."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1"}
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1", "RAY_DEDUP_LOGS": "0"}
 _LISTENER = "ray_listen_error_messages"
 """The thread in which Ray prints what it thinks of its workers' deaths."""
 

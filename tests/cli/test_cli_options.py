@@ -53,6 +53,8 @@ MODEL = {
 """Of a model of one's own, in `attack` and `train` alike."""
 CARRIED = {"device": "cpu", "data_dir": "/data", "store": "/tmp/other-store"}
 """Where, not what: handed on beside the recipe."""
+ENGINE = ("engine", "address")
+"""By whom: tests/stages/test_cluster.py. Shards and trainings of ``run``: tests/cli/test_cli_shard.py."""
 
 
 @pytest.fixture
@@ -131,13 +133,13 @@ def test_no_option_is_left_out_of_these_tables() -> None:
     # Trackers are told, and decide nothing: tests/cli/test_track.py.
     known = {
         # Of defence_arg: tests/cli/test_cli_user_code.py.
-        attack.attack: {*ATTACK, *CARRIED, "model", *MODEL, "defence_arg", "track"},
+        attack.attack: {*ATTACK, *CARRIED, *ENGINE, "model", *MODEL, "defence_arg", "track"},
         train.train: {*TRAIN, *CARRIED, "model", *MODEL, "fresh", "track"},
     }
     for function, names in known.items():
         assert set(inspect.signature(function).parameters) == names
     assert set(inspect.signature(run.run).parameters) == {
-        "recipe", "overrides", "limit", "plan", "track", *CARRIED,
+        "recipe", "overrides", "limit", "plan", "track", *CARRIED, *ENGINE, "part", "trainings",
     }  # fmt: skip
     assert set(inspect.signature(defend.defend).parameters) == {"defence", "defence_arg", "run", "weights", *CARRIED}
     assert set(inspect.signature(report.report).parameters) == {"form", "run", "compare", "output", "schema", "store"}
