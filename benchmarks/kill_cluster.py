@@ -90,6 +90,7 @@ def main() -> int:
             code, seconds = _kill(home, what, whole * (number + rng.random()) / len(planned), rng)
             told = "goes on" if code is None else f"exit code {code} after {seconds:.1f} s"
             console.print(f"{what}: {told}; {len(home.cells())} cells, {home.made()} of {whole} files")
+            time.sleep(1)  # what tells of a death needs a moment itself
             before, told_to = told_to, home.said().count("continue:")
             if code not in EXPECTED[what] or (code and told_to == before):
                 wrong.append(f"{what}: {told}\n{home.said()[-2000:]}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study_size import BATCH, DEFENCES, PIXELS, Measured  # type: ignore[import-not-found]
+from study_size import BATCH, DEFENCES, PIXELS, Measured
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
@@ -162,7 +162,7 @@ def _process() -> float:
 def _examples(home: Path) -> dict[str, float]:
     """Return the bytes of an example beside its pixels, and the milliseconds to write it."""
     chance = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "ids": np.arange(BATCH),
         "adversarial": chance.random((BATCH, 3, SIDE, SIDE), dtype=np.float32),
         "failed": np.zeros(BATCH, bool),

@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="measure here first (default: the recorded figures)")
     measured = RECORDED
     if parser.parse_args().measure:
-        from study_costs import measure  # type: ignore[import-not-found]  # noqa: PLC0415 - it imports torch
+        from study_costs import measure  # noqa: PLC0415 - it imports torch
 
         measured = measure()
         sys.stdout.write(f"{measured}\n\n")

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from ismn_cli.core.records import RunKind
     from ismn_cli.core.store import Store
     from ismn_cli.core.tracking import Openers
-    from ismn_cli.stages.cluster import Cluster
     from ismn_cli.stages.matrix import Finished
     from ismn_cli.stages.plan import Matrix
     from ismn_cli.stages.steps import Steps
@@ -239,20 +238,6 @@ def carry_out(
     address: str | None = None,
 ) -> Finished:
     """Run a matrix with progress; say which weights it uses and what was stored already."""
-    with workers(engine, address, device) as found:
-        return _carried_out(recipe, data_dir, device, store, kind, prefer_base, track, found)
-
-
-def _carried_out(
-    recipe: MatrixRecipe,
-    data_dir: Path | None,
-    device: str | None,
-    store: Path | None,
-    kind: RunKind,
-    prefer_base: str | None,
-    track: Sequence[str],
-    cluster: Cluster | None,
-) -> Finished:
     from ismn_cli.core.store import Store
     from ismn_cli.stages.matrix import run_plan
     from ismn_cli.stages.plan import plan_matrix
@@ -260,16 +245,15 @@ def _carried_out(
 
     trackers = openers(track)
     place = Store.open(store)
-    steps = trained(recipe, place, data_dir, device, trackers)
-    if cluster is not None:
-        recipe, device = cluster.searched(recipe), cluster.planned_on()
-    matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base, steps)
-    say_systems(matrix)
-    with Display() as display:
-        if cluster is None:
-            finished = run_plan(matrix, place, kind, display.matrix, trackers)
-        else:
-            finished = run_plan(matrix, place, kind, display.matrix, trackers, cluster.carry_out, cluster.device)
+    with workers(engine, address, device) as cluster:
+        steps = trained(recipe, place, data_dir, device, trackers)
+        if cluster is not None:
+            recipe, device = cluster.searched(recipe), cluster.planned_on()
+        matrix = plan_matrix(recipe, place, data_dir, device or "auto", prefer_base, steps)
+        say_systems(matrix)
+        how = (cluster.carry_out, cluster.device) if cluster else ()
+        with Display() as display:
+            finished = run_plan(matrix, place, kind, display.matrix, trackers, *how)
     if finished.stored:
         note(f"{finished.stored} of {len(finished.results)} cells were stored already and not computed again.")
     say_verdict(finished.audit)

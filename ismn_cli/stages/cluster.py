@@ -7,15 +7,12 @@ every worker that tries it is unknown, and the rest goes on.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from io import TextIOBase
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.recipes import MatrixRecipe
@@ -27,6 +24,7 @@ from ismn_cli.stages.given_up import given_up
 from ismn_cli.stages.ledger import Ledger
 from ismn_cli.stages.plan import Matrix
 from ismn_cli.stages.pulse import Pulse, gone, reachable
+from ismn_cli.stages.ray_door import connect, the_ray, without_its_pages
 from ismn_cli.stages.shipping import pack
 from ismn_cli.stages.tasks import Task
 from ismn_cli.stages.workers import Order, Outcome, has_bf16, work
@@ -43,9 +41,6 @@ RECOUNT = 10.0
 """Seconds after which workers are counted anew."""
 WAIT = 1.0
 """Seconds between two looks at whether the cluster is still there."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1", "RAY_DEDUP_LOGS": "0"}
-_LISTENER = "ray_listen_error_messages"
-"""The thread in which Ray prints what it thinks of its workers' deaths."""
 
 
 @contextmanager
@@ -55,11 +50,11 @@ def cluster(address: str | None, device: str) -> Iterator[Cluster]:
     ``device``: "auto" is a GPU for each worker where the cluster has any, else the CPU. Raises UsageError: no Ray
     installed, no cluster there, no such device in it.
     """
-    ray = _ray()
+    ray = the_ray()
     if address is not None:
         reachable(address)
-    with redirect_stdout(_WithoutRay(sys.stdout)):
-        _connect(ray, address)
+    with without_its_pages():
+        connect(ray, address)
         try:
             resources = ray.cluster_resources()
             gpus = _on_gpus(device, resources)
@@ -95,7 +90,7 @@ class Cluster:
 
     def _recount(self) -> None:
         with suppress(Exception):  # whatever Ray says without a head; `Pulse` notices
-            self.count = _workers(_ray().cluster_resources(), self.gpus)
+            self.count = _workers(the_ray().cluster_resources(), self.gpus)
 
     def told(self) -> str:
         """Return in words who works."""
@@ -127,14 +122,14 @@ class Cluster:
 
     def _remote(self, function: Any) -> Any:
         # What dies is handed out again by `Dispatch`, which knows what has died how often.
-        return _ray().remote(num_cpus=1, num_gpus=int(self.gpus), max_retries=0)(function)
+        return the_ray().remote(num_cpus=1, num_gpus=int(self.gpus), max_retries=0)(function)
 
     def _answer(self, reference: Any) -> Any:
         """Return what a worker found. Raises what it raised, RayError where it was lost."""
         from ray.exceptions import RayTaskError
 
         try:
-            return _ray().get(reference)
+            return the_ray().get(reference)
         except RayTaskError as error:
             raise error.cause from error
 
@@ -148,7 +143,7 @@ class _Matrix:
         self.cluster, self.matrix, self.store, self.ledger = workers, matrix, store, ledger
         self.tasks, self.dispatch = tasks, Dispatch(tasks, ledger)
         self.numbers = {key: n for n, task in enumerate(matrix.tasks(())) for key in map(_key, task.cells)}
-        self.parcel = _ray().put(pack(matrix))
+        self.parcel = the_ray().put(pack(matrix))
         self.work = workers._remote(work)
         self.flying: dict[Any, Unit] = {}
         self.unmade: list[str] = []
@@ -199,7 +194,7 @@ class _Matrix:
 
     def _landed(self) -> list[Any]:
         while True:
-            landed, _ = _ray().wait(list(self.flying), timeout=WAIT)
+            landed, _ = the_ray().wait(list(self.flying), timeout=WAIT)
             self.cluster.pulse.check()
             if landed:
                 return list(landed)
@@ -242,52 +237,11 @@ class _Matrix:
     def _cancel(self) -> None:
         for reference in self.flying:
             with suppress(Exception):  # whatever is left of the cluster
-                _ray().cancel(reference, force=True)
-
-
-class _WithoutRay(TextIOBase):
-    """Standard output without the pages that Ray prints to it when a process dies."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-
-    def write(self, text: str) -> int:
-        return len(text) if threading.current_thread().name == _LISTENER else self.out.write(text)
-
-    def flush(self) -> None:
-        self.out.flush()
+                the_ray().cancel(reference, force=True)
 
 
 def _key(pair: tuple[Resolved, Cell]) -> str:
     return pair[1].key()
-
-
-def _ray() -> Any:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        import ray
-    except ImportError:
-        raise UsageError(
-            "--engine ray needs Ray, which is not installed.", "Install it: pip install 'ismn-cli[ray]'"
-        ) from None
-    return ray
-
-
-def _connect(ray: Any, address: str | None) -> None:
-    options = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        options |= {"include_dashboard": False}
-    try:
-        ray.init(address=address or "local", **options)
-    except (Exception, SystemExit) as error:  # of many types: a refused token, another version, no cluster to be found
-        lines = str(error).strip().splitlines()
-        where = f"at '{address}'" if address else "of this machine"
-        raise UsageError(
-            f"There is no Ray cluster {where}: {lines[0] if lines else type(error).__name__}",
-            "Start one: ray start --head. Or leave --address out: the cores of this machine work.",
-        ) from error
 
 
 def _workers(resources: dict[str, float], gpus: bool) -> int:
