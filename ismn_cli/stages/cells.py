@@ -113,6 +113,7 @@ class Bench:
                 self._result(cell, system.pipeline, before, adversarial, batch, job.notes())
                 for (system, cell), before in zip(task.cells, clean, strict=True)
             ]
+            del adversarial  # before the next batch takes as much
 
     def _batch(self, index: int) -> tuple[Tensor, Tensor]:
         import torch
