@@ -29,8 +29,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ismn_cli.core.storage import write_text, write_whole, writing
-from ismn_cli.data import pictures, places, workers
+from ismn_cli.core.storage import home_folder, write_text, write_whole, writing
+from ismn_cli.data import pictures, workers
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _sample(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def _folder() -> Path:
-    return places.home() / "cache"
+    return home_folder() / "cache"
 
 
 def _beside(place: Path) -> Path:

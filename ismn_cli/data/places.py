@@ -19,14 +19,9 @@ def first_time(*key: object) -> bool:
     return first
 
 
-def home() -> Path:
-    """Return the folder of ismn's own: ISMN_HOME where that is a folder, else ~/.ismn."""
-    return home_folder()
-
-
 def home_data() -> Path:
     """Return the folder for downloaded data."""
-    return home() / "data"
+    return home_folder() / "data"
 
 
 def roots(data_dir: Path | None, hint: Callable[[Path], str]) -> Iterator[Path]:

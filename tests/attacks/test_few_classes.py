@@ -116,7 +116,7 @@ SURE: dict[str, tuple[float, dict[str, object]]] = {
     "pgd-ensemble": (0.98, {}),
     "autoattack": (0.98, {"version": "custom", "attacks": "apgd-ce+apgd-t+fab-t"}),
     "fab": (0.98, {}),
-    "square": (0.5, {"n_queries": 2000}),
+    "square": (0.3, {"n_queries": 2000}),
 }
 """Name -> up to what share of eps a boundary has to be found, and with what. Square asks for answers only."""
 

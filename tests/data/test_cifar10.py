@@ -95,7 +95,7 @@ def test_option_then_variable_then_home(
 
 def test_home_is_below_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ISMN_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert places.home_data() == tmp_path / ".ismn" / "data"
 
 
