@@ -351,16 +351,15 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_has_to_be_files_lies_in_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ismn_cli.data import places
 
     store = Store.open()
-    assert is_remote(store.root) and store.local().root == home_folder() == places.home() == home
+    assert is_remote(store.root) and store.local().root == home_folder() == home
     assert store.local().runs() == [] and start(store).local_folder() == home / "runs" / "quickstart-aaaaaaaa"
     folder = Store.open(home.parent / "mine")
     assert folder.local() is folder and start(folder).local_folder() == start(folder).folder
     for named in (str(home.parent / "mine"), f"file://{home.parent}/mine"):
         monkeypatch.setenv("ISMN_HOME", named)
-        assert Store.open().root == store.local().root == places.home() == home.parent / "mine"
+        assert Store.open().root == store.local().root == home.parent / "mine"
 
 
 def test_a_training_is_refused(home: Path) -> None:

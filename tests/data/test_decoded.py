@@ -22,8 +22,9 @@ from made_images import PAGE, noise, save
 from PIL import Image
 
 from ismn_cli.core.errors import UsageError
+from ismn_cli.core.storage import home_folder
 from ismn_cli.data import decoded as cache
-from ismn_cli.data import pictures, places, workers
+from ismn_cli.data import pictures, workers
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def kept() -> Path:
-    (found,) = (places.home() / "cache").glob("*.pixels")
+    (found,) = (home_folder() / "cache").glob("*.pixels")
     return found
 
 
@@ -75,7 +76,7 @@ def test_each_choice_of_files_sizes_and_channels_is_kept_apart(files: list[Path]
     for chosen, channels, size in ((files, 3, 8), (files, 3, 9), (files, 1, 8), (files[:4], 3, 8), (files[::-1], 3, 8)):
         found, _ = cache.decoded(chosen, channels, size)
         assert found is not None and found.pixels.shape == (len(chosen), channels, size, size)
-    assert len(list((places.home() / "cache").glob("*.pixels"))) == 5
+    assert len(list((home_folder() / "cache").glob("*.pixels"))) == 5
 
 
 def test_a_changed_file_is_decoded_again(files: list[Path]) -> None:
@@ -146,7 +147,7 @@ def test_all_files_that_cannot_be_decoded_are_told_and_nothing_is_kept(files: li
         (str(files[3]), "is missing"),
         (str(files[4]), "is empty"),
     ]
-    assert list((places.home() / "cache").iterdir()) == []
+    assert list((home_folder() / "cache").iterdir()) == []
 
 
 def test_a_full_disk_is_told_before_anything_is_decoded(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +160,7 @@ def test_a_full_disk_is_told_before_anything_is_decoded(files: list[Path], monke
 
 
 def test_remains_of_a_kill_are_cleared_and_work_in_progress_is_not(files: list[Path]) -> None:
-    folder = places.home() / "cache"
+    folder = home_folder() / "cache"
     folder.mkdir(parents=True)
     for name, age in ((".old.pixels.0.tmp", 7200), (".new.pixels.0.tmp", 60)):
         (folder / name).write_bytes(b"x")
@@ -227,7 +228,7 @@ def test_two_processes_at_once_agree(files: list[Path], monkeypatch: pytest.Monk
     monkeypatch.setattr(cache, "_fill", fill)
     outer, _ = cache.decoded(files, 3, 8)
     assert outer is not None and torch.equal(outer.pixels, inner[0].pixels)
-    assert len(list((places.home() / "cache").iterdir())) == 2
+    assert len(list((home_folder() / "cache").iterdir())) == 2
 
 
 def test_headers_are_read_once(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
