@@ -351,7 +351,6 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_has_to_be_files_lies_in_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
     store = Store.open()
     assert is_remote(store.root) and store.local().root == home_folder() == home
     assert store.local().runs() == [] and start(store).local_folder() == home / "runs" / "quickstart-aaaaaaaa"
