@@ -134,9 +134,10 @@ def _kill(home: Home, what: str, files: float, rng: random.Random) -> tuple[int 
 def _victim(pid: int, what: str, rng: random.Random) -> psutil.Process | None:
     try:
         driver = psutil.Process(pid)
-        if what == "driver":
-            return driver
-        found = [p for p in driver.children(recursive=True) if p.name().startswith(PROCESSES[what])]
+        children = driver.children(recursive=True)
+        if what == "driver":  # once it is at work: before that it has nothing to say
+            return driver if any(p.name().startswith(PROCESSES["worker"]) for p in children) else None
+        found = [p for p in children if p.name().startswith(PROCESSES[what])]
     except psutil.NoSuchProcess:
         return None
     return rng.choice(found) if found else None

@@ -8,11 +8,14 @@ import sys
 import threading
 from contextlib import AbstractContextManager, redirect_stdout
 from io import TextIOBase
+from pathlib import Path
 from typing import Any, TextIO
 
 from ismn_cli.core.errors import UsageError
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1", "RAY_DEDUP_LOGS": "0"}
+_SILENT: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_TOKEN = Path(os.path.expanduser("~/.ray/auth_token"))  # noqa: PTH111 - pathlib's raises where there is no home
 _LISTENER = "ray_listen_error_messages"
 """The thread in which Ray prints what it thinks of its workers' deaths."""
 
@@ -21,6 +24,9 @@ def the_ray() -> Any:
     """Return the module. Raises UsageError where it is not installed."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if _TOKEN.is_file():
+        # `ray start` made it, and lets in who shows it; a cluster that asks for none takes it too.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray
@@ -33,19 +39,37 @@ def the_ray() -> Any:
 
 def connect(ray: Any, address: str | None) -> None:
     """Connect to the cluster at ``address``, or start one of this machine. Raises UsageError."""
-    options = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        options |= {"include_dashboard": False}
+        _start(ray)
+        return
     try:
-        ray.init(address=address or "local", **options)
+        ray.init(address=address, **_SILENT)
     except (Exception, SystemExit) as error:  # of many types: a refused token, another version, no cluster to be found
-        lines = str(error).strip().splitlines()
-        where = f"at '{address}'" if address else "of this machine"
         raise UsageError(
-            f"There is no Ray cluster {where}: {lines[0] if lines else type(error).__name__}",
+            f"There is no Ray cluster at '{address}': {_first_line(error)}",
             "Start one: ray start --head. Does it ask for a token? export RAY_AUTH_MODE=token. Or leave --address out: "
             "the cores of this machine work.",
         ) from error
+
+
+def _start(ray: Any) -> None:
+    """Start a cluster of this machine; once more where its processes are not up in Ray's time, as on a busy machine."""
+    for last in (False, True):
+        try:
+            ray.init(address="local", include_dashboard=False, **_SILENT)
+            return
+        except (Exception, SystemExit) as error:
+            ray.shutdown()
+            if last:
+                raise UsageError(
+                    f"Ray does not start on this machine: {_first_line(error)}",
+                    "Type it again when the machine is less busy: what is stored is kept. Or: --engine local",
+                ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def without_its_pages() -> AbstractContextManager[Any]:
