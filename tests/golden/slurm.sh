@@ -10,7 +10,7 @@
 # From the environment: SBATCH_PARTITION, SBATCH_ACCOUNT; SBATCH_TIMELIMIT goes before the times below.
 set -euo pipefail
 
-folder='/work/it'"'"'s mine'
+folder='/srv/it'"'"'s mine'
 shards=$(sbatch --parsable --chdir="$folder" --array=1-24 <<'SHARDS'
 #!/bin/bash
 #SBATCH --job-name=ismn-mine-shard
@@ -22,7 +22,7 @@ shards=$(sbatch --parsable --chdir="$folder" --array=1-24 <<'SHARDS'
 set -euo pipefail
 export OMP_NUM_THREADS=2
 export ISMN_HOME=/home/me/.ismn
-exec /opt/ismn/bin/ismn run '/work/it'"'"'s mine/mine.yaml' 'defence=[none, ismn]' --store 's3://bucket/a b' --shard "$SLURM_ARRAY_TASK_ID"/24
+exec /opt/ismn/bin/ismn run '/srv/it'"'"'s mine/mine.yaml' 'defence=[none, ismn]' --store 's3://bucket/a b' --shard "$SLURM_ARRAY_TASK_ID"/24
 SHARDS
 )
 
@@ -37,7 +37,7 @@ report=$(sbatch --parsable --chdir="$folder" --dependency="afterok:${shards%%;*}
 set -euo pipefail
 export OMP_NUM_THREADS=2
 export ISMN_HOME=/home/me/.ismn
-/opt/ismn/bin/ismn run '/work/it'"'"'s mine/mine.yaml' 'defence=[none, ismn]' --store 's3://bucket/a b'
+/opt/ismn/bin/ismn run '/srv/it'"'"'s mine/mine.yaml' 'defence=[none, ismn]' --store 's3://bucket/a b'
 /opt/ismn/bin/ismn report --format markdown -o slurm-mine.md
 REPORT
 )

@@ -18,8 +18,8 @@ from ismn_cli.reporting.slurm_script import Setting, slurm_script, unchanged
 
 GOLDEN = Path(__file__).parents[1] / "golden/slurm.sh"
 JOBS = Jobs(24, 3312.0, Ask(2 * 3612, 9 * 2**30), Ask(26 * 3600 + 1, 2**31 - 1))
-SETTING = Setting(Path("/work/it's mine"), {"OMP_NUM_THREADS": "2", "ISMN_HOME": "/home/me/.ismn"}, 2, gpu=True)
-RUN = ["/opt/ismn/bin/ismn", "run", "/work/it's mine/mine.yaml", "defence=[none, ismn]", "--store", "s3://bucket/a b"]
+SETTING = Setting(Path("/srv/it's mine"), {"OMP_NUM_THREADS": "2", "ISMN_HOME": "/home/me/.ismn"}, 2, gpu=True)
+RUN = ["/opt/ismn/bin/ismn", "run", "/srv/it's mine/mine.yaml", "defence=[none, ismn]", "--store", "s3://bucket/a b"]
 REPORT = ["/opt/ismn/bin/ismn", "report", "--format", "markdown", "-o", "slurm-mine.md"]
 ECHO = ["/usr/bin/printf", r"%s\0"]
 SBATCH = """#!/bin/sh
