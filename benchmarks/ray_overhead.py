@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster as Nodes
 from rich.console import Console
 
 from ismn_cli.core.recipes import MatrixRecipe
-from ismn_cli.core.records import CellResult
+from ismn_cli.core.records import CLOCKS, CellResult
 from ismn_cli.core.store import Store
 from ismn_cli.stages.cluster import Cluster, cluster
 from ismn_cli.stages.engines import CarryOut, locally
@@ -33,7 +33,6 @@ from ismn_cli.stages.matrix import compute
 from ismn_cli.stages.plan import Matrix, plan_matrix
 
 WANTED = 0.9
-CLOCKS = {"craft_seconds", "judge_seconds"}
 
 
 def main() -> int:
@@ -130,7 +129,7 @@ def _recipe(limit: int, sizes: Sequence[str], methods: Sequence[str], batch: int
 
 
 def _content(results: Sequence[CellResult]) -> list[dict[str, object]]:
-    return [result.model_dump(mode="json", exclude=CLOCKS) for result in results]
+    return [result.model_dump(mode="json", exclude=set(CLOCKS)) for result in results]
 
 
 def _parser() -> argparse.ArgumentParser:

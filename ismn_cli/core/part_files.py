@@ -6,11 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ismn_cli.core.parts import Span
 from ismn_cli.core.records import CellResult
-from ismn_cli.core.storage import move_aside, names_in, read_bytes, remove_folder, write_text
+from ismn_cli.core.storage import move_aside, names_in, parsed, read_bytes, remove_folder, write_text
 
 _NAME = re.compile(r"batches-(\d{1,9})-(\d{1,9})\.json")
 
@@ -28,13 +26,8 @@ class PartFiles:
     def read(self, span: Span) -> CellResult | None:
         """Return the result on the batches of ``span``; None where there is none that can be trusted."""
         path = self._path(span)
-        content = read_bytes(path)
-        if content is None:
-            return None
-        try:
-            result = CellResult.model_validate_json(content)
-        except ValidationError as error:
-            move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
+        result = parsed(self.root, path, read_bytes(path), CellResult.model_validate_json)
+        if result is None:
             return None
         if problem := self._problem(result, span):
             move_aside(self.root, path, problem)

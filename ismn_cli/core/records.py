@@ -10,6 +10,8 @@ from pydantic import JsonValue
 from ismn_cli.core.specs import Cell, Frozen
 
 SCHEMA_VERSION = 1
+CLOCKS = frozenset({"craft_seconds", "judge_seconds"})
+"""Fields of a cell's result that a clock decides, and nothing else."""
 
 
 class Outcome(StrEnum):

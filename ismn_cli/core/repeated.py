@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ismn_cli.core.records import CellResult, Environment
+from ismn_cli.core.records import CLOCKS, CellResult, Environment
 
 Sameness = Literal["identical", "outcomes differ", "figures differ"]
-NOT_MEASURED = {"schema_version", "cell", "craft_seconds", "judge_seconds", "notes"}
+NOT_MEASURED = {"schema_version", "cell", "notes", *CLOCKS}
 """Fields that say how long something took, or nothing of what was measured."""
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.records import SCHEMA_VERSION, CellResult, RunRecord
-from ismn_cli.core.storage import is_remote, read_bytes
+from ismn_cli.core.storage import is_remote, misshapen, read_bytes
 
 WHICH = "Give a run's record, STORE/runs/RUN/record.json, or a cell, STORE/cells/../KEY.json."
 
@@ -64,4 +64,4 @@ def _kind(path: Path, content: dict[str, Any]) -> type[RunRecord | CellResult]:
 def _problem(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"])) or "the whole"
-    return f"{place}: {first['msg']} ({error.error_count()} of its fields are not as they should be)"
+    return f"{place}: {first['msg']} ({misshapen(error)})"

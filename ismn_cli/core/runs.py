@@ -16,7 +16,7 @@ from pydantic import JsonValue, ValidationError
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.leases import Holder, TakenError, lease
 from ismn_cli.core.records import Environment, RunKind, RunRecord
-from ismn_cli.core.storage import home_folder, is_remote, move_aside, read_bytes, write_text, writing
+from ismn_cli.core.storage import home_folder, is_remote, misshapen, move_aside, read_bytes, write_text, writing
 
 _LOG = logging.getLogger("ismn.store")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -144,7 +144,7 @@ def parse_run(root: Path, folder: Path, content: bytes | None, aside: bool = Fal
     try:
         record = RunRecord.model_validate_json(content)
     except ValidationError as error:
-        problem = f"{error.error_count()} of its fields are not as they should be"
+        problem = misshapen(error)
     else:
         if record.id == folder.name:
             return Run(folder, record)

@@ -14,10 +14,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.files import replace_atomically
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Answer = TypeVar("Answer")
 _LOG = logging.getLogger("ismn.store")
@@ -183,6 +186,22 @@ def _filled(name: str, write: Callable[[Path], object]) -> bytes:
         with writing(temporary):
             write(temporary)
         return temporary.read_bytes()
+
+
+def parsed(root: Path, path: Path, content: bytes | None, parse: Callable[[bytes], Answer]) -> Answer | None:
+    """Return what ``parse`` makes of the content of ``path``; None without, or where it cannot: see `move_aside`."""
+    from pydantic import ValidationError
+
+    try:
+        return None if content is None else parse(content)
+    except ValidationError as error:
+        move_aside(root, path, misshapen(error))
+        return None
+
+
+def misshapen(error: ValidationError) -> str:
+    """Return in words that a record is not as it should be."""
+    return f"{error.error_count()} of its fields are not as they should be"
 
 
 def remove_folder(folder: Path) -> None:

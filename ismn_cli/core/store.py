@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter
 
 from ismn_cli.core.ceilings import Ceiling, ceiling_key
 from ismn_cli.core.errors import UsageError, unknown_name
@@ -35,6 +35,7 @@ from ismn_cli.core.storage import (
     move_aside,
     names_in,
     open_place,
+    parsed,
     read_all,
     read_bytes,
     write_text,
@@ -93,7 +94,7 @@ class Store:
 
     def _cell(self, key: str, content: bytes | None) -> CellResult | None:
         path = self._cell_path(key)
-        result = self._parsed(path, content, CellResult.model_validate_json)
+        result = parsed(self.root, path, content, CellResult.model_validate_json)
         if result is None:
             return None
         problem = result.column_problem()
@@ -188,14 +189,7 @@ class Store:
 
     def _read(self, path: Path, parse: Callable[[bytes], Stored]) -> Stored | None:
         """Return what ``parse`` makes of a file; None without one, or where it cannot: then it is moved aside."""
-        return self._parsed(path, read_bytes(path), parse)
-
-    def _parsed(self, path: Path, content: bytes | None, parse: Callable[[bytes], Stored]) -> Stored | None:
-        try:
-            return None if content is None else parse(content)
-        except ValidationError as error:
-            move_aside(self.root, path, f"{error.error_count()} of its fields are not as they should be")
-            return None
+        return parsed(self.root, path, read_bytes(path), parse)
 
     def _ceiling_path(self, key: str) -> Path:
         return self.root / "ceilings" / f"{key}.json"

@@ -16,8 +16,6 @@ Result = TypeVar("Result")
 SIZE = 8
 """Of a group on the CPU. Activations of so few images stay in its cache: 128 at once take up to half as long again. 16
 take a twentieth less, but the few that hold to the end, and cost the most, fill a small group sooner."""
-
-
 _FEWEST = "There is no doing it with fewer. End what else takes memory here, or use smaller images."
 
 

@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.world import World
 from ismn_models.joint_layers import joint_layers
-from ismn_models.parallel import LostError, Rows, reduce_sum
+from ismn_models.parallel import LostError, Rows, answering, reduce_sum
 
 Found = TypeVar("Found")
 PATIENCE = timedelta(minutes=10)
@@ -85,7 +85,8 @@ class Ranks:
         if self.leads:
             raw = torch.frombuffer(written.getbuffer(), dtype=torch.uint8)
         for piece in torch.split(raw, PIECE):
-            _send(piece)
+            with answering():
+                distributed.broadcast(piece, 0)
         if self.leads:
             return content
         found: Found = torch.load(io.BytesIO(raw.numpy()), weights_only=True, map_location="cpu")  # type: ignore[arg-type]
@@ -124,13 +125,6 @@ class Ranks:
 def _backend() -> str:
     # What is said about the work goes by gloo, on the CPU, wherever the work itself is.
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
-
-
-def _send(piece: torch.Tensor) -> None:
-    try:
-        distributed.broadcast(piece, 0)
-    except RuntimeError as error:
-        raise LostError(str(error)) from error
 
 
 ALONE = Ranks()

@@ -103,12 +103,13 @@ class Bench:
 
     def attack(self, task: Task, job: Job, span: Span, earlier: Earlier) -> Iterator[list[CellResult]]:
         """Attack the images, and judge every system of ``job`` on the results; yield those on each batch."""
-        attacker = self._attack(job)
+        attacker, examples = self._attack(job), self.examples(job.cells[0][1].examples_key())
+        before = job.previous.key() if job.previous else None
         for index in span.indices():
             clean = [earlier(key, index) for key in task.clean]
-            previous = earlier(job.previous.key(), index) if job.previous else None
+            previous = earlier(before, index) if before else None
             held = Held(clean[0], previous) if job.survivors else None
-            adversarial, batch = self._crafted(job, attacker, index, held)
+            adversarial, batch = self._crafted(job, attacker, examples, index, held)
             yield [
                 self._result(cell, system.pipeline, before, adversarial, batch, job.notes())
                 for (system, cell), before in zip(task.cells, clean, strict=True)
@@ -122,12 +123,13 @@ class Bench:
         x, y = self.images.floats(rows), self.images.labels[rows]
         return x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
 
-    def _crafted(self, job: Job, attacker: Attacker, index: int, held: Held | None) -> tuple[Tensor, Arrays]:
+    def _crafted(
+        self, job: Job, attacker: Attacker, examples: ExampleBatches, index: int, held: Held | None
+    ) -> tuple[Tensor, Arrays]:
         """Return the adversarial images of a batch and the columns beside them; crafted only if missing."""
         import torch
 
         x, y = self._batch(index)
-        examples = self.examples(job.cells[0][1].examples_key())
         found = self._stored(examples, index, x)
         if found is None:
             found = self._craft(job, attacker, x, y, index, held)

@@ -73,8 +73,7 @@ class Matrix:
 
     def cells(self) -> list[tuple[Resolved, Cell]]:
         """Return every cell with its system: those without attack first."""
-        clean = [(system, self.clean_cell(system)) for system in self.systems]
-        return clean + [pair for job in self.jobs() for pair in job.cells]
+        return self._clean() + [pair for job in self.jobs() for pair in job.cells]
 
     def open_jobs(self, found: Container[str]) -> list[Job]:
         """Return the jobs with the cells that are not in ``found``, in the order in which they are carried out."""
@@ -84,7 +83,7 @@ class Matrix:
 
     def tasks(self, found: Container[str]) -> list[Task]:
         """Return what is to be computed for the cells that are not in ``found``, in an order that can be kept."""
-        clean = [(system, self.clean_cell(system)) for system in self.systems]
+        clean = self._clean()
         keys = {system.subject.name: cell.key() for system, cell in clean}
         tasks = [Task((pair,)) for pair in clean if pair[1].key() not in found]
         for job in self.open_jobs(found):
@@ -113,6 +112,9 @@ class Matrix:
         content["samples"] = self.images.samples().key()
         content["attacks"] = [attack.key() for attacks in self.attacks.values() for attack in attacks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _clean(self) -> list[tuple[Resolved, Cell]]:
+        return [(system, self.clean_cell(system)) for system in self.systems]
 
     def _job(self, knowledge: Knowledge, attack: AttackSpec, cells: Sequence[tuple[Resolved, Cell]]) -> Job:
         system, cell = cells[0]

@@ -249,7 +249,14 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
 
 def reduce_sum(value: Tensor) -> None:
     """Replace ``value`` by its sum over the processes. Raises LostError where one does not answer."""
-    try:
+    with answering():
         distributed.all_reduce(value)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn what torch raises where a process does not answer into a LostError."""
+    try:
+        yield
     except RuntimeError as error:
         raise LostError(str(error)) from error

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Written by `ismn plan --slurm`; sha256 of the lines below: 42dde7b33e0441929a826bbf95a1bf47ac86c8d60e46069bcafea21f65236862
+# Written by `ismn plan --slurm`; sha256 of the lines below: 3fba3c358092d9c4a5cb0a17eb14878c48b7d8d721d0bb3b7a47081a17c8e43d
 #SBATCH --job-name=ismn-mine-submit
 #SBATCH --time=00:05:00
 #SBATCH --mem=100M

@@ -51,6 +51,14 @@ def trained(store: Store) -> Train:
 
 
 @pytest.fixture
+def defences(trained: Train) -> None:
+    """Train ddsa and magnet before one classifier."""
+    base = trained("classifier").run.record.id
+    for system in ("ddsa", "magnet"):
+        trained(system, classifier=base)
+
+
+@pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Go to a folder for code of the user's own, with nothing imported from another test's."""
     folder = tmp_path / "here"

@@ -17,7 +17,7 @@ import pytest
 from ismn_cli.core.errors import CutError, UsageError
 from ismn_cli.core.parts import rows_of
 from ismn_cli.core.recipes import MatrixRecipe
-from ismn_cli.core.records import CellResult, Outcome
+from ismn_cli.core.records import CLOCKS, CellResult, Outcome
 from ismn_cli.core.store import Store
 from ismn_cli.stages import dispatch
 from ismn_cli.stages.cluster import Cluster, _Matrix, cluster
@@ -27,7 +27,6 @@ from ismn_cli.stages.plan import Matrix, plan_matrix
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
-CLOCKS = {"craft_seconds", "judge_seconds"}
 CODE = """
 import os
 import signal
@@ -139,18 +138,11 @@ def _run(matrix: Matrix, store: Store, carry_out: CarryOut) -> Finished:
 
 
 def _content(result: CellResult) -> dict[str, Any]:
-    return result.model_dump(mode="json", exclude=CLOCKS)
+    return result.model_dump(mode="json", exclude=set(CLOCKS))
 
 
 @pytest.fixture
-def systems(trained: Any) -> None:
-    base = trained("classifier").run.record.id
-    for system in ("ddsa", "magnet"):
-        trained(system, classifier=base)
-
-
-@pytest.fixture
-def other(store: Store, systems: None, tmp_path: Path) -> Store:
+def other(store: Store, defences: None, tmp_path: Path) -> Store:
     """Return a second store with the same trainings."""
     second = Store.open(tmp_path / "second")
     (second.root / "runs").mkdir()
@@ -258,7 +250,7 @@ def _quick(store: Store) -> Matrix:
 
 
 def test_a_full_disk_keeps_what_is_done(
-    two: Cluster, store: Store, systems: None, monkeypatch: pytest.MonkeyPatch
+    two: Cluster, store: Store, defences: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put, room = Store.put_cell, 3
 

@@ -26,14 +26,7 @@ def _run(store: Store, on_progress: Any = lambda _: None, **changes: Any) -> Fin
     return run_matrix(recipe, store, None, "cpu", "run", on_progress)
 
 
-@pytest.fixture
-def two(trained) -> None:
-    base = trained("classifier").run.record.id
-    for system in ("ddsa", "magnet"):
-        trained(system, classifier=base)
-
-
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_cells_agree_with_a_bare_loop(store: Store) -> None:
     finished = _run(store, attack={"method": "fgsm", "eps": 0.2}, defence=["ddsa", "none"], batch_size=7)
     images = load_dataset(DataChoice(name="cifar10"), "test", None)
@@ -55,7 +48,7 @@ def test_cells_agree_with_a_bare_loop(store: Store) -> None:
         assert result.labels == tuple(y.tolist()) and result.ids == tuple(range(60))
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_gray_examples_are_crafted_once_for_all_defences(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     crafted: list[int] = []
     monkeypatch.setattr(adapter, "make_attack", lambda *_: lambda model, x, y: crafted.append(len(x)) or x)
@@ -65,7 +58,7 @@ def test_gray_examples_are_crafted_once_for_all_defences(store: Store, monkeypat
     assert sum(crafted) == 60 and again.stored == 4 and len(again.results) == 6
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_knowledge_decides_which_module_is_attacked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     attacked: list[nn.Module] = []
     monkeypatch.setattr(adapter, "make_attack", lambda *_: lambda model, x, y: attacked.append(model.model) or x)
@@ -74,7 +67,7 @@ def test_knowledge_decides_which_module_is_attacked(store: Store, monkeypatch: p
     assert list(dict.fromkeys(attacked)) == [pipeline.base, pipeline]
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_a_crash_is_unknown_and_noted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         if len(x) < SIZE:
@@ -92,7 +85,7 @@ def test_a_crash_is_unknown_and_noted(store: Store, monkeypatch: pytest.MonkeyPa
             path.unlink()
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_progress_counts_to_the_end_with_the_running_score(store: Store) -> None:
     seen: list[MatrixProgress] = []
     finished = _run(store, on_progress=seen.append)
@@ -106,7 +99,7 @@ def test_progress_counts_to_the_end_with_the_running_score(store: Store) -> None
     assert seen[-1].score == {name: outcomes.count(name) for name in set(outcomes)}
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_an_interrupted_run_is_marked_and_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(progress: MatrixProgress) -> None:
         if progress.done > 150:
@@ -123,7 +116,7 @@ def test_an_interrupted_run_is_marked_and_continued(store: Store, monkeypatch: p
     assert continued.id == interrupted.id and continued.status == "done" and len(crafted) == 1
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_batches_of_other_samples_are_not_used(store: Store) -> None:
     first = _run(store, defence=["none"])
     key = first.results[1].cell.examples_key()
@@ -136,7 +129,7 @@ def test_batches_of_other_samples_are_not_used(store: Store) -> None:
     assert _run(store, defence=["none"]).results[1].attacked == first.results[1].attacked
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_seeds_and_batches_name_other_cells(store: Store) -> None:
     keys = {r.cell.key() for change in ({}, {"seed": 1}, {"batch_size": 8}) for r in _run(store, **change).results}
     assert len(keys) == 12
@@ -151,7 +144,7 @@ def test_seeds_and_batches_name_other_cells(store: Store) -> None:
         ({"defence": ["none", "nonesuch"]}, "nonesuch"),
     ],
 )
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("defences")
 def test_errors_come_before_any_work(store: Store, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         _run(store, **changes)

@@ -11,7 +11,7 @@ import pytest
 
 from ismn_cli.core.parts import Span, joined, rows_of, shard_span
 from ismn_cli.core.recipes import MatrixRecipe
-from ismn_cli.core.records import CellResult
+from ismn_cli.core.records import CLOCKS, CellResult
 from ismn_cli.core.store import Store
 from ismn_cli.stages import cells
 from ismn_cli.stages.matrix import REPORT, Finished, compute_shard, run_plan
@@ -20,7 +20,6 @@ from ismn_cli.stages.plan import Matrix, plan_matrix
 BATCH = 7
 BATCHES = 9
 """Of sixty images."""
-CLOCKS = {"craft_seconds", "judge_seconds"}
 
 
 def _matrix(store: Store, **changes: Any) -> Matrix:
@@ -44,18 +43,11 @@ def _shard(store: Store, shard: int, shards: int) -> tuple[int, int]:
 
 
 def _content(result: CellResult) -> dict[str, Any]:
-    return result.model_dump(mode="json", exclude=CLOCKS)
+    return result.model_dump(mode="json", exclude=set(CLOCKS))
 
 
 @pytest.fixture
-def two(trained: Any) -> None:
-    base = trained("classifier").run.record.id
-    for system in ("ddsa", "magnet"):
-        trained(system, classifier=base)
-
-
-@pytest.fixture
-def whole(store: Store, two: None, tmp_path: Path) -> Finished:
+def whole(store: Store, defences: None, tmp_path: Path) -> Finished:
     """Return the matrix run in one go, in a store of its own with the same trainings."""
     other = Store.open(tmp_path / "whole")
     (other.root / "runs").symlink_to(store.root / "runs")
@@ -77,14 +69,16 @@ def test_shards_in_any_order_make_the_matrix(
     assert not list(store.root.glob("parts/*/*"))
 
 
-def test_a_shard_that_is_done_is_not_done_again(store: Store, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_is_done_is_not_done_again(store: Store, defences: None, monkeypatch: pytest.MonkeyPatch) -> None:
     cells_of_it = len({cell.key() for _, cell in _matrix(store).cells()})
     assert _shard(store, 2, 3) == (cells_of_it, 0)
     monkeypatch.setattr(cells.Bench, "carry_out", lambda *_: pytest.fail("it was all there"))
     assert _shard(store, 2, 3) == (cells_of_it, cells_of_it)
 
 
-def test_a_shard_finds_what_the_whole_has_computed(store: Store, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_finds_what_the_whole_has_computed(
+    store: Store, defences: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _run(store)
     monkeypatch.setattr(cells.Bench, "carry_out", lambda *_: pytest.fail("it was all there"))
     done, stored = _shard(store, 1, 2)
