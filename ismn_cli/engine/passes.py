@@ -5,13 +5,12 @@ An attack's thousands of passes only have to lead somewhere; what it returns is 
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.specs import Search
 from ismn_cli.engine.device import has_bf16
+from ismn_cli.engine.folding import folded
 from ismn_cli.engine.modes import evaluating
 from ismn_models.pipeline import Defence, Pipeline
 
@@ -29,21 +28,29 @@ class Guarded(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.light = copy.deepcopy(net).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.light: nn.Module | None = None
         self.training = net.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 logits [N, K] for x [N, C, H, W] in [0, 1]."""
+        if self.light is None:
+            self.light = lighter(self.net, x)
         logits: Tensor = self.light(x.to(torch.bfloat16, memory_format=torch.channels_last)).float()
         close = _close(logits.detach()).nonzero()[:, 0]
         return logits.index_put((close,), self.net(x[close])) if len(close) else logits
+
+
+def lighter(net: nn.Module, x: Tensor) -> nn.Module:
+    """Return a copy of ``net`` for bf16 images of the shape of x [N, C, H, W], its batch normalisations folded away."""
+    light: nn.Module = folded(net, x).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return light
 
 
 def can_be_guarded(net: nn.Module, x: Tensor) -> bool:
     """Return whether ``net`` can be copied, converted to bf16, and still answers x [N, C, H, W] then."""
     try:
         with evaluating(net), torch.no_grad():
-            light = Guarded(net).light(x.to(torch.bfloat16, memory_format=torch.channels_last))
+            light = lighter(net, x)(x.to(torch.bfloat16, memory_format=torch.channels_last))
         return isinstance(light, Tensor) and light.is_floating_point()
     except Exception:  # whatever a stranger's module raises where it is copied or converted
         return False
