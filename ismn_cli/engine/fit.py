@@ -90,7 +90,7 @@ def _as_first(stage: Stage, pipeline: Pipeline, ranks: Ranks) -> dict[str, Any]:
         found = ranks.from_first({"parts": _parts(pipeline), "kept": kept})
         kept = found["kept"]
         if not ranks.leads:
-            _load(pipeline, found["parts"])
+            load_parts(pipeline, found["parts"])
             stage.load_kept(kept)
     return kept
 
@@ -158,7 +158,7 @@ def _restore(path: Path, pipeline: Pipeline, ranks: Ranks) -> dict[str, Any]:
         content["parts"] = _parts(pipeline)
     content = ranks.from_first(content)
     if "parts" in content:
-        _load(pipeline, content["parts"])
+        load_parts(pipeline, content["parts"])
     return content
 
 
@@ -166,6 +166,7 @@ def _parts(pipeline: Pipeline) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in pipeline.parts().items()}
 
 
-def _load(pipeline: Pipeline, parts: dict[str, Any]) -> None:
+def load_parts(pipeline: Pipeline, parts: dict[str, Any]) -> None:
+    """Give the parts of ``pipeline`` the weights of a checkpoint's ``parts``."""
     for name, part in pipeline.parts().items():
         part.load_state_dict(parts[name])

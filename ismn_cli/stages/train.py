@@ -205,13 +205,14 @@ def _check_checkpoint(path: Path, pipeline: Pipeline, stages: list[Stage]) -> No
     """Raise UsageError unless the checkpoint, if there is one, can be continued from."""
     import torch
 
+    from ismn_cli.engine.fit import load_parts
+
     if not path.exists():
         return
     _LOG.info("Continuing from %s.", path)
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-        for name, part in pipeline.parts().items():
-            part.load_state_dict(content["parts"][name])
+        load_parts(pipeline, content["parts"])
         for stage in stages:
             if stage.name == content["stage"]:
                 stage.load_state(content["state"])
