@@ -6,8 +6,8 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,12 +25,13 @@ _TARGETS = 9
 _PROBABLE = 1e-5
 """How near to 1 the outputs of each image sum where the package takes them for probabilities."""
 _CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}
+_SQUARE = "Square Attack has decreased"
 _FINDINGS = {
     "randomized defense": "randomised: the same images get different answers, over which version=rand averages",
     "probability distribution": "probabilities: the outputs look like probabilities where the losses want logits",
     "zero gradient": "zero gradient: for some images APGD starts without a gradient, so its failure says little",
     "dynamic defense": "dynamic: the system takes gradients itself while it answers, which may hide it from attacks",
-    "Square Attack has decreased": "square: Square broke images that the gradient attacks before it had left",
+    _SQUARE: "square: Square broke images that the gradient attacks before it had left",
     "with only": "",  # too few classes: `_substitute` sees to it, and says so
 }
 """What the package's checks say, by a part of their wording, and the note that stands for it. Their counts are
@@ -52,7 +53,15 @@ class Reference:
 
     spec: AttackSpec
     num_classes: int
+    stage: int | None = None
+    """The only one that is run, counted from 0; None: all in turn."""
     whole_groups: ClassVar[bool] = True
+
+    @cached_property
+    def rounds(self) -> tuple[Reference, ...]:
+        """One for each stage: most of a batch has fallen before the dear ones begin."""
+        stages = self._build(nn.Identity(), torch.device("cpu")).attacks_to_run
+        return tuple(replace(self, stage=number) for number in range(len(stages)))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
         """Attack ``model`` on x [N, C, H, W] in [0, 1] with labels y int64 [N].
@@ -64,12 +73,26 @@ class Reference:
         findings = _Findings("autoattack")
         ensemble = self._build(model, x.device)
         note = _substitute(ensemble, self.num_classes)
+        last_resort = self._only(ensemble)
         for part in (ensemble, ensemble.apgd, ensemble.apgd_targeted):
             part.logger = findings
         with _clean_checks():
             # Contiguous: the package takes views that a channels-last tensor does not have.
-            adversarial, _ = ensemble.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
-        return Proposed(adversarial, (*note, *findings.notes()))
+            adversarial, answers = ensemble.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
+        settled = answers != y
+        if last_resort and bool(settled.any()):
+            findings.warning(_SQUARE)
+        return Proposed(adversarial, (*note, *findings.notes()), settled=settled)
+
+    def _only(self, ensemble: Any) -> bool:
+        """Leave one stage in ``ensemble``, set as those before it set it. Return whether it is Square after others."""
+        if self.stage is None:
+            return False
+        *before, name = ensemble.attacks_to_run[: self.stage + 1]
+        if "fab-t" in before:
+            ensemble.fab.n_restarts = 1
+        ensemble.attacks_to_run = [name]
+        return bool(before) and name == "square"
 
     def _build(self, model: nn.Module, device: torch.device) -> Any:
         version, attacks, threat = self.spec.params["version"], self.spec.params["attacks"], self.spec.threat

@@ -30,6 +30,8 @@ class Proposed(NamedTuple):
     notes: tuple[str, ...] = ()
     void: Tensor | None = None
     """bool [N]: what it says of these counts for nothing, and a note says why; None: all counts."""
+    settled: Tensor | None = None
+    """bool [N]: these need no further round; None: none of them."""
 
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor | Proposed]
@@ -37,6 +39,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor | Proposed]
 
 The model is a `Counted` one: besides logits, its `look` gives the margin of a detector in the way, if any. One that
 says it is ``foreign`` is the user's own: model and settings are guarded against it (see `ismn_cli.engine.guard`).
+One with ``rounds``, attacks that are run in turn, has each of them attack what the ones before it have not settled.
 """
 
 
@@ -61,10 +64,10 @@ class Crafted:
 class _Verified(NamedTuple):
     """What became of some of the images: see `Crafted`."""
 
-    adversarial: Tensor
-    failed: Tensor
-    linf: Tensor
-    l2: Tensor
+    columns: tuple[Tensor, ...]
+    """adversarial, failed, linf, l2."""
+    settled: Tensor
+    """bool [N]: needs no further round."""
     notes: tuple[str, ...]
 
 
@@ -92,14 +95,12 @@ def craft_batch(
     start, counted = time.perf_counter(), Counted(model, whole_groups=not together)
     with evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
         counted.eval()
-        propose = _at_once if together else _in_groups
-        *columns, notes = zip(*propose(attack, counted, x, y, threat, seed), strict=True)
+        found = (_at_once if together else _in_rounds)(attack, counted, x, y, threat, seed)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
-    adversarial, failed, linf, l2 = map(torch.cat, columns)
-    said = merged(note for part in notes for note in part)
-    return Crafted(adversarial, failed, said, linf, l2, counted.forwards, counted.backwards, seconds)
+    adversarial, failed, linf, l2 = found.columns
+    return Crafted(adversarial, failed, found.notes, linf, l2, counted.forwards, counted.backwards, seconds)
 
 
 def _check(x: Tensor, y: Tensor) -> None:
@@ -117,35 +118,49 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _at_once(
-    attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
-) -> list[_Verified]:
+def _at_once(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
     try:
         with isolated(seed):
-            return [_verified(_propose(attack, model, x, y) if len(x) else Proposed(x), x, threat)]
+            return _verified(_propose(attack, model, x, y) if len(x) else Proposed(x), x, threat)
     except Exception as error:
         if out_of_memory(error):
             raise MemoryShortError("attacking", len(x), "Give a smaller batch size.") from None
         raise
 
 
-def _in_groups(
-    attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
-) -> list[_Verified]:
-    """Return what became of every group of x."""
+def _in_rounds(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
+    """Run the attack, or its rounds in turn: what one of them leaves makes whole groups again for the next."""
+    rounds = getattr(attack, "rounds", None)
+    if not rounds:
+        return _in_groups(attack, model, x, y, threat, seed)
+    found = _verified(Proposed(x), x, threat)
+    for each in rounds:
+        left = (~found.settled).nonzero()[:, 0]
+        if not len(left):
+            break
+        new = _in_groups(each, model, x[left], y[left], threat, seed)
+        columns = tuple(old.index_copy(0, left, now) for old, now in zip(found.columns, new.columns, strict=True))
+        found = _Verified(columns, found.settled.index_copy(0, left, new.settled), merged((*found.notes, *new.notes)))
+    return found
+
+
+def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
 
     def attacked(rows: Tensor) -> _Verified:
         with isolated(seed), Common():
             proposed = _propose(attack, model, x[rows], y[rows])
         return _verified(proposed, x[rows], threat)
 
-    return _ATTACKING.each(model.model, x, attacked) or [_verified(Proposed(x), x, threat)]
+    found = _ATTACKING.each(model.model, x, attacked) or [_verified(Proposed(x), x, threat)]
+    columns = tuple(torch.cat(parts) for parts in zip(*(part.columns for part in found), strict=True))
+    return _Verified(
+        columns, torch.cat([part.settled for part in found]), merged(note for part in found for note in part.notes)
+    )
 
 
-def _void(proposed: Proposed) -> Tensor:
-    """Return bool [N]: which of the images count for nothing."""
-    images, void = proposed.images, proposed.void
-    return torch.zeros(len(images), dtype=torch.bool, device=images.device) if void is None else void
+def _marked(marks: Tensor | None, images: Tensor) -> Tensor:
+    """Return ``marks``, or where there are none bool [N] without any."""
+    return torch.zeros(len(images), dtype=torch.bool, device=images.device) if marks is None else marks
 
 
 def _propose(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
@@ -187,13 +202,14 @@ def _proposed(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
         if out_of_memory(error):
             raise
         return _nothing(x, f"the attack crashed on {len(x)} samples: {_reason(error)}")
-    proposed, notes, void = answer if isinstance(answer, Proposed) else Proposed(answer)
+    proposed, notes, *marks = answer if isinstance(answer, Proposed) else Proposed(answer)
     if whole and isinstance(proposed, Tensor):
-        proposed, void = proposed[: len(x)], None if void is None else void[: len(x)]
+        proposed = proposed[: len(x)]
+        marks = [None if each is None else each[: len(x)] for each in marks]
     if not isinstance(proposed, Tensor) or proposed.shape != x.shape or not proposed.is_floating_point():
         kind = _kind(proposed) if isinstance(proposed, Tensor) else type(proposed).__name__
         return _nothing(x, f"the attack returned {kind} for images {list(x.shape)}")
-    return Proposed(proposed.detach().to(x), notes, void)
+    return Proposed(proposed.detach().to(x), notes, *marks)
 
 
 def _nothing(x: Tensor, *notes: str) -> Proposed:
@@ -213,7 +229,7 @@ def _one_line(error: Exception) -> str:
 
 def _verified(given: Proposed, x: Tensor, threat: ThreatModel) -> _Verified:
     """Return images that keep to the threat model, which samples failed, and what was said and why."""
-    proposed, void = given.images, _void(given)
+    proposed, void = given.images, _marked(given.void, x)
     finite = proposed.isfinite().flatten(1).all(1)
     kept = finite & ~void & allowed(proposed, x, threat) if len(x) else finite
     adversarial = torch.where(kept[:, None, None, None], project(proposed, x, threat), x)
@@ -222,4 +238,5 @@ def _verified(given: Proposed, x: Tensor, threat: ThreatModel) -> _Verified:
         notes.append(f"the attack returned values that are not finite for {endless} samples")
     if strayed := int((finite & ~kept & ~void).sum()):
         notes.append(f"the attack left the threat model on {strayed} samples")
-    return _Verified(adversarial, ~kept, *distances(adversarial, x), (*given.notes, *notes))
+    settled = _marked(given.settled, x) | ~kept
+    return _Verified((adversarial, ~kept, *distances(adversarial, x)), settled, (*given.notes, *notes))

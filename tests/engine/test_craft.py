@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.specs import Norm, ThreatModel
 from ismn_cli.engine import groups
-from ismn_cli.engine.craft import craft_batch
+from ismn_cli.engine.craft import Proposed, craft_batch
 from ismn_cli.engine.modes import evaluating
 
 THREAT = ThreatModel(eps=0.1)
@@ -268,3 +268,46 @@ def test_evaluating_gives_back_each_mode() -> None:
         raise ValueError("x")
     assert [m.training for m in net.modules()] == [True, True, False, True]
     assert [p.requires_grad for p in net.parameters()] == [True, True, True, False]
+
+
+class Round:
+    """A round that lightens images and settles those whose label is below a number; it keeps what it was given."""
+
+    whole_groups = True
+
+    def __init__(self, below: int, fails: bool = False) -> None:
+        self.below, self.fails, self.given = below, fails, list[list[int]]()
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
+        self.given.append(y.tolist())
+        if self.fails:
+            raise ZeroDivisionError
+        settled = y < self.below
+        return Proposed(torch.where(settled[:, None, None, None], x + 0.01 * self.below, x), ("said",), settled=settled)
+
+
+class Rounds:
+    def __init__(self, *rounds: Round) -> None:
+        self.rounds = rounds
+
+
+def test_what_a_round_leaves_makes_whole_groups_again(net: nn.Module) -> None:
+    x, y = torch.full((24, 3, 4, 4), 0.5), torch.arange(24) % 4
+    first, second, third, last = rounds = Round(1), Round(3), Round(3), Round(4)
+    crafted = craft_batch(net, Rounds(*rounds), x, y, ThreatModel(eps=0.1), 0)
+    assert [len(given) for given in first.given] == [8, 8, 8]
+    assert second.given == [[1, 2, 3, 1, 2, 3, 1, 2], [3, 1, 2, 3, 1, 2, 3, 1], [2, 3, 2, 2, 2, 2, 2, 2]]  # and copies
+    assert third.given == last.given == [[3] * 8]
+    moved = (crafted.adversarial - x)[:, 0, 0, 0]
+    torch.testing.assert_close(moved, 0.01 * torch.tensor([1.0, 3.0, 3.0, 4.0])[y])
+    torch.testing.assert_close(crafted.linf, moved)
+    assert crafted.notes == ("said",) and not crafted.failed.any()
+
+
+def test_what_a_round_has_settled_no_later_one_undoes(net: nn.Module) -> None:
+    x, y = torch.full((8, 3, 4, 4), 0.5), torch.arange(8) % 4
+    after = Round(4)
+    crafted = craft_batch(net, Rounds(Round(2), Round(2, fails=True), after), x, y, ThreatModel(eps=0.1), 0)
+    assert crafted.failed.tolist() == (y >= 2).tolist() and not after.given
+    assert torch.equal(crafted.adversarial[y >= 2], x[y >= 2])
+    assert bool((crafted.linf[y < 2] > 0).all())
