@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from ismn_cli.attacks.evasion import EVASIONS, Standing, closeness, direction, draws_at_random, look, unit, units_of
+from ismn_cli.attacks.evasion import (
+    EVASIONS,
+    Standing,
+    closeness,
+    direction,
+    draws_at_random,
+    joined,
+    look,
+    unit,
+    units_of,
+)
 from ismn_cli.attacks.noise import Streams, uniform_start
 from ismn_cli.attacks.objectives import LOSSES, targeted_margin, wrong_classes
 from ismn_cli.core.specs import AttackSpec, Norm
 from ismn_cli.engine.ball import project
 from ismn_cli.engine.craft import Proposed
+from ismn_cli.engine.groups import groups
 from ismn_models.pipeline import Reading
 
 ALL = "all"
@@ -79,6 +90,16 @@ class Found:
         self.nearest = closeness(clean, y, self.units).detach().nan_to_num(-torch.inf, torch.inf, -torch.inf)
         self.stuck: dict[str, Tensor] = {}
 
+    def join(self, others: Sequence[Self]) -> None:
+        """Take in other samples, behind those that are there."""
+        parts = (self, *others)
+        for loss in {loss for part in parts for loss in part.stuck}:
+            none = (torch.zeros_like(part.y, dtype=torch.bool) for part in parts)
+            self.stuck[loss] = torch.cat([part.stuck.get(loss, no) for part, no in zip(parts, none, strict=True)])
+        self.units = joined([part.units for part in parts])
+        for name in ("x", "y", "ranked", "images", "nearest"):
+            setattr(self, name, torch.cat([getattr(part, name) for part in parts]))
+
     def alive(self) -> Tensor:
         """Return the positions of the samples that have not succeeded, int64 [n]."""
         return (self.nearest <= self.confidence).nonzero()[:, 0]
@@ -108,14 +129,16 @@ class Found:
 class PgdEnsemble:
     """Projected gradient ascent by every loss, way past a detector and restart in turn (Madry et al. 2018).
 
-    A sample that has succeeded leaves at once, and what comes later runs on the others only; each pass that a
-    gradient is taken from serves that check too, the clean images' included: the first run takes its first
-    step by their gradient. Of a sample that never succeeds the iterate nearest to it is proposed (see
-    `evasion.closeness`).
+    A sample that has succeeded leaves at once, and what comes later runs on the others only, in groups that each run
+    forms anew; each pass that a gradient is taken from serves that check too, the clean images' included: the first
+    run takes its first step by their gradient. Of a sample that never succeeds the iterate nearest to it is proposed
+    (see `evasion.closeness`).
 
     With n samples, r runs and s steps that is at most n r (s + 1) forward and n r s backward passes; twice the
     backward ones where a step takes the gradients of classifier and detector.
     """
+
+    regroups: ClassVar[bool] = True
 
     def __init__(self, spec: AttackSpec, num_classes: int) -> None:
         settings: dict[str, Any] = dict(spec.params)
@@ -129,25 +152,35 @@ class PgdEnsemble:
         if self.threat.eps == 0:
             return Proposed(x)
         streams = Streams(x)
-        seen: Seen | None
-        found, seen = self._first_look(model, x, y)
-        for run in self._runs(guarded=found.units.margin is not None):
-            if not len(found.alive()):
+        start = self._start(x, streams)
+        found, *others = (self._begun(model, x[rows], y[rows], start[rows]) for rows in groups(x))
+        found.join(others)
+        for run in itertools.islice(self._runs(found), 1, None):
+            alive = found.alive()
+            if not len(alive):
                 break
-            # For all, so that a sample's start does not depend on the others' success.
-            start = uniform_start(x, self.threat, streams) if self.settings.random_start else x
-            self._climb(found, run, start, seen)
-            seen = None
+            start = self._start(x, streams)
+            for rows in groups(alive):
+                self._climb(found, run, start, alive[rows])
         return Proposed(found.images, found.notes())
 
-    def _first_look(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Found, Seen]:
+    def _start(self, x: Tensor, streams: Streams) -> Tensor:
+        """Return where a run starts: for all, so that a sample's start does not depend on the others' success."""
+        return uniform_start(x, self.threat, streams) if self.settings.random_start else x
+
+    def _begun(self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Found:
+        """Look at the clean images, and make the first run."""
         confidence = max(self.settings.confidence, SURE if draws_at_random(model) else 0.0)
         leaf = x.detach().requires_grad_()
         clean = look(model, leaf)
-        return Found(model, x, y, clean, confidence), Seen(leaf, clean)
+        found = Found(model, x, y, clean, confidence)
+        if len(found.alive()):
+            everyone = torch.arange(len(x), device=x.device)
+            self._climb(found, next(self._runs(found)), start, everyone, Seen(leaf, clean))
+        return found
 
-    def _runs(self, guarded: bool) -> Iterator[Run]:
-        settings = self.settings
+    def _runs(self, found: Found) -> Iterator[Run]:
+        settings, guarded = self.settings, found.units.margin is not None
         losses = self._losses() if settings.loss == ALL else [settings.loss]
         evasions = list(EVASIONS) if settings.detector == ALL else [settings.detector]
         rounds = itertools.product(range(settings.restarts), losses, evasions if guarded else evasions[:1])
@@ -158,9 +191,8 @@ class PgdEnsemble:
     def _losses(self) -> list[str]:
         return [loss for loss in ORDER if loss != "dlr" or self.num_classes >= _DLR_CLASSES]
 
-    def _climb(self, found: Found, run: Run, start: Tensor, seen: Seen | None) -> None:
-        """Ascend from ``start`` [N, ...]; ``seen`` are all the clean images, at the very first step."""
-        who = found.alive() if seen is None else torch.arange(len(start), device=start.device)
+    def _climb(self, found: Found, run: Run, start: Tensor, who: Tensor, seen: Seen | None = None) -> None:
+        """Ascend with the samples ``who`` [n] from ``start`` [N, ...]; ``seen`` are they clean, at the first step."""
         point = start[who]
         for step in range(self.settings.steps):
             seen = seen or found.see(point, who)

@@ -7,7 +7,7 @@ that no result depends on how a detector was scaled: see `Units`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -36,6 +36,12 @@ class Units(NamedTuple):
     def at(self, who: Tensor) -> Units:
         """Return those of the samples ``who`` int64 [n]."""
         return Units(self.logits[who], None if self.margin is None else self.margin[who])
+
+
+def joined(parts: Sequence[Units]) -> Units:
+    """Return the units of all parts' samples, one behind the other."""
+    margins = [part.margin for part in parts if part.margin is not None]
+    return Units(torch.cat([part.logits for part in parts]), torch.cat(margins) if margins else None)
 
 
 def look(model: nn.Module, x: Tensor) -> Reading:

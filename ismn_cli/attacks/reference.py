@@ -60,7 +60,7 @@ class Reference:
     @cached_property
     def rounds(self) -> tuple[Reference, ...]:
         """One for each stage: most of a batch has fallen before the dear ones begin."""
-        stages = self._build(nn.Identity(), torch.device("cpu")).attacks_to_run
+        stages = self._build(nn.Identity(), torch.device("cpu"), 0).attacks_to_run
         return tuple(replace(self, stage=number) for number in range(len(stages)))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
@@ -71,7 +71,8 @@ class Reference:
         if self.spec.threat.eps == 0:
             return Proposed(x)
         findings = _Findings("autoattack")
-        ensemble = self._build(model, x.device)
+        # It reseeds the global generator: with a draw from it, this too depends on the cell and the batch.
+        ensemble = self._build(model, x.device, int(torch.randint(2**31 - 1, ())))
         note = _substitute(ensemble, self.num_classes)
         last_resort = self._only(ensemble)
         for part in (ensemble, ensemble.apgd, ensemble.apgd_targeted):
@@ -94,7 +95,7 @@ class Reference:
         ensemble.attacks_to_run = [name]
         return bool(before) and name == "square"
 
-    def _build(self, model: nn.Module, device: torch.device) -> Any:
+    def _build(self, model: nn.Module, device: torch.device, seed: int) -> Any:
         version, attacks, threat = self.spec.params["version"], self.spec.params["attacks"], self.spec.threat
         ensemble = AutoAttack(
             model,
@@ -102,8 +103,7 @@ class Reference:
             device=device,
             eps=threat.eps,
             norm=_NORMS[threat.norm],
-            # It reseeds the global generator: with a draw from it, this too depends on the cell and the batch.
-            seed=int(torch.randint(2**31 - 1, ())),
+            seed=seed,
             version=version,
         )
         ensemble.verbose = False

@@ -39,6 +39,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor | Proposed]
 
 The model is a `Counted` one: besides logits, its `look` gives the margin of a detector in the way, if any. One that
 says it is ``foreign`` is the user's own: model and settings are guarded against it (see `ismn_cli.engine.guard`).
+One that ``regroups`` is given all images at once and forms the groups itself, again and again of those that hold.
 One with ``rounds``, attacks that are run in turn, has each of them attack what the ones before it have not settled.
 """
 
@@ -69,6 +70,11 @@ class _Verified(NamedTuple):
     settled: Tensor
     """bool [N]: needs no further round."""
     notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> Tensor:
+        """See `Crafted`."""
+        return self.columns[1]
 
 
 _ATTACKING = Groups("attacking")
@@ -151,7 +157,12 @@ def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: Thr
             proposed = _propose(attack, model, x[rows], y[rows])
         return _verified(proposed, x[rows], threat)
 
-    found = _ATTACKING.each(model.model, x, attacked) or [_verified(Proposed(x), x, threat)]
+    regroups = getattr(attack, "regroups", False)
+    found = _ATTACKING.each(model.model, x, attacked, len(x) if regroups else None)
+    if regroups and any(bool(part.failed.any()) for part in found):
+        # What crashed on one group is not to cost the others.
+        found = _ATTACKING.each(model.model, x, attacked)
+    found = found or [_verified(Proposed(x), x, threat)]
     columns = tuple(torch.cat(parts) for parts in zip(*(part.columns for part in found), strict=True))
     return _Verified(
         columns, torch.cat([part.settled for part in found]), merged(note for part in found for note in part.notes)

@@ -37,13 +37,15 @@ class Groups:
         self.doing = doing
         self._fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
-    def each(self, model: nn.Module, x: Tensor, work: Callable[[Tensor], Result]) -> list[Result]:
-        """Return what ``work`` makes of the positions of each group of x [N, ...], in order.
+    def each(
+        self, model: nn.Module, x: Tensor, work: Callable[[Tensor], Result], size: int | None = None
+    ) -> list[Result]:
+        """Return what ``work`` makes of the positions of each group of x [N, ...], in order; ``size`` is a group's.
 
         Raises MemoryShortError where a group cannot be made smaller: on the CPU it is always `SIZE` images.
         """
         positions, found, start = torch.arange(len(x), device=x.device), [], 0
-        size = min(group_size(x), self._fits.get(model, len(x)))
+        size = min(size or group_size(x), self._fits.get(model, len(x)))
         while start < len(x):
             rows = positions[start : start + size]
             try:

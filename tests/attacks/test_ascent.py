@@ -186,6 +186,42 @@ def test_a_samples_result_does_not_depend_on_the_others() -> None:
         torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-12)
 
 
+class Seen(Linear):
+    """Keeps the sizes of the batches that it sees, and fails on images that are marked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if bool((x[:, 0, 0, 0] == 0).any()):
+            raise ValueError
+        return super().forward(x)
+
+
+def test_what_holds_makes_whole_groups_again() -> None:
+    """Of four groups the half falls in the first run: the runs after it meet two."""
+    net, runs, steps = Seen(), 4, 3
+    x, y = net.at([0.4, 2.0] * 16), torch.zeros(32, dtype=torch.long)
+    made = ensemble(classes=2, loss="ce", steps=steps, restarts=runs, alpha=EPS)
+    crafted = craft_batch(net, made, x, y, ThreatModel(eps=EPS), 0)
+    assert set(net.sizes) == {8}
+    assert len(net.sizes) == (4 + 2 * (runs - 1)) * (steps + 1)
+    alone = [craft_batch(net, made, x[i : i + 1], y[:1], ThreatModel(eps=EPS), 0).adversarial for i in range(len(x))]
+    assert torch.equal(crafted.adversarial, torch.cat(alone))
+
+
+def test_a_crash_costs_its_own_group_only() -> None:
+    net = Seen()
+    x, y = net.at([2.0] * 24), torch.zeros(24, dtype=torch.long)
+    x[10, 0, 0, 0] = 0
+    made = ensemble(classes=2, loss="ce", steps=2)
+    crafted = craft_batch(net, made, x, y, ThreatModel(eps=EPS), 0)
+    assert crafted.failed.tolist() == [False] * 8 + [True] * 8 + [False] * 8
+    assert crafted.notes == ("the attack crashed on 8 samples: ValueError",)
+
+
 def test_restarts_and_seeds_start_elsewhere() -> None:
     model = Guarded()
     surrogate = Surrogate(model, model.read)
