@@ -185,7 +185,9 @@ class _Lease:
 
     def _write_draft(self) -> float:
         """Write who we are beside the lock; return when that was, by the clock of the file system."""
-        with self.draft.open("wb") as stream:
+        # Anew: by now the old one may be linked to a claim, which whoever is killed in here would leave empty.
+        self.draft.unlink(missing_ok=True)
+        with self.draft.open("xb") as stream:
             stream.write(self.content)
             stream.flush()
             os.fsync(stream.fileno())

@@ -133,6 +133,20 @@ def test_a_killed_holder_is_followed_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_claim_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed in the middle of that would leave one that nobody can read, and wait for it until it is old."""
+    lock, replaced = tmp_path / "lock", os.replace
+    leave(lock, json.dumps(ELSEWHERE).encode(), STALE + 1)
+
+    def moved(draft: Path, target: Path) -> None:
+        (claim,) = (path for path in tmp_path.iterdir() if path not in (draft, lock))
+        assert not claim.samefile(draft) and claim.read_bytes() == draft.read_bytes()
+        replaced(draft, target)
+
+    monkeypatch.setattr("os.replace", moved)
+    assert can_be_had(lock) and list(tmp_path.iterdir()) == []
+
+
 def leave(lock: Path, content: bytes, age: float) -> None:
     lock.write_bytes(content)
     os.utime(lock, (time.time() - age,) * 2)
