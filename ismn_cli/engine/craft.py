@@ -17,7 +17,7 @@ from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import Groups, MemoryShortError, filled, out_of_memory
+from ismn_cli.engine.groups import Groups, MemoryShortError, filled, group_size, out_of_memory
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
@@ -151,13 +151,14 @@ def _in_rounds(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: Thr
 
 
 def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
+    """Return what became of x, attacked a group at a time, or all at once by an attack that forms its groups itself."""
 
     def attacked(rows: Tensor) -> _Verified:
         with isolated(seed), Common():
             proposed = _propose(attack, model, x[rows], y[rows])
         return _verified(proposed, x[rows], threat)
 
-    regroups = getattr(attack, "regroups", False)
+    regroups = getattr(attack, "regroups", False) and len(x) > group_size(x)
     found = _ATTACKING.each(model.model, x, attacked, len(x) if regroups else None)
     if regroups and any(bool(part.failed.any()) for part in found):
         # What crashed on one group is not to cost the others.

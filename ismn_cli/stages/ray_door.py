@@ -24,7 +24,7 @@ def the_ray() -> Any:
     """Return the module. Raises UsageError where it is not installed."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if _TOKEN.is_file() and "ray" not in sys.modules:
+    if "ray" not in sys.modules and _TOKEN.is_file():
         # `ray start` made it, and lets in who shows it; a cluster that asks for none takes it too. Ray itself looks
         # when it is imported: later, the processes that it starts would ask for what it does not show them.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

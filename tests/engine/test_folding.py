@@ -20,8 +20,8 @@ def learnt(net: nn.Module) -> nn.Module:
     torch.manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
-            for learnt, low in ((module.running_mean, -1.0), (module.running_var, 0.5), (module.bias, -1.0)):
-                learnt.data.uniform_(low, 2.0)
+            for value, low in ((module.running_mean, -1.0), (module.running_var, 0.5), (module.bias, -1.0)):
+                value.data.uniform_(low, 2.0)
             module.weight.data.uniform_(-2, 2)
     return net.eval()
 
