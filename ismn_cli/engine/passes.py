@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ismn_cli.core.specs import Search
 from ismn_cli.engine.device import has_bf16
 from ismn_cli.engine.folding import folded
+from ismn_cli.engine.locality import Local
 from ismn_cli.engine.modes import evaluating
 from ismn_models.pipeline import Defence, Pipeline
 
@@ -23,19 +24,23 @@ class Guarded(nn.Module):
     """A classifier in bf16, and in float32 for the images whose two largest logits are close.
 
     Which side of its decision boundary an image lies on is thus known in float32, the gradient far from it in bf16.
+    On a CPU, queries without a gradient that change little of the images are answered by `Local`.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
         self.light: nn.Module | None = None
+        self.local: Local | None = None
         self.training = net.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 logits [N, K] for x [N, C, H, W] in [0, 1]."""
         if self.light is None:
             self.light = lighter(self.net, x)
-        logits: Tensor = self.light(x.to(torch.bfloat16, memory_format=torch.channels_last)).float()
+            self.local = None if x.is_cuda else Local(self.light)
+        answer = self.light if torch.is_grad_enabled() or self.local is None else self.local
+        logits: Tensor = answer(x.to(torch.bfloat16, memory_format=torch.channels_last)).float()
         close = _close(logits.detach()).nonzero()[:, 0]
         return logits.index_put((close,), self.net(x[close])) if len(close) else logits
 
