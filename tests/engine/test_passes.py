@@ -38,6 +38,59 @@ def test_gradients_come_back_in_float32_through_both() -> None:
     assert float(nn.functional.cosine_similarity(slope.flatten(), exact.flatten(), dim=0)) > 0.99
 
 
+def test_close_answers_have_the_value_of_the_net_and_the_gradient_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded, x = Guarded(net()), torch.rand(20, 3, 8, 8, requires_grad=True)
+    (rough,) = torch.autograd.grad(_light(guarded, x).logsumexp(1).sum(), x)
+    monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 1.0)
+    asked = count_images(guarded.net)
+    found = guarded(x)
+    (slope,) = torch.autograd.grad(found.logsumexp(1).sum(), x)
+    assert asked == [20]
+    torch.testing.assert_close(found, guarded.net(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(slope, rough, rtol=0.02, atol=0.02 * float(rough.abs().max()))
+
+
+def test_what_bf16_cannot_hold_is_the_nets_own() -> None:
+    class Large(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            wide = x.flatten(1)[:, :3]
+            return wide / torch.where(wide.abs() > 0.5, 1.0, 0.0) if x.dtype == torch.bfloat16 else wide
+
+    x = torch.tensor([0.9, 0.1, 0.1, 0.0]).view(1, 1, 2, 2).requires_grad_()
+    torch.testing.assert_close(Guarded(Large())(x), x.flatten(1)[:, :3])
+
+
+def test_what_was_asked_last_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 1.0)
+    guarded, x = Guarded(net()), torch.rand(6, 3, 8, 8)
+    _light(guarded, x)  # a copy, made before anything is counted
+    asked = count_images(guarded.net)
+    with torch.no_grad():
+        guarded(x)
+    x[1:3] += 0.01  # in place, as attacks do
+    first = guarded(x.requires_grad_())
+    assert asked == [6, 2], "the images that moved"
+    assert torch.equal(guarded(x), first) and len(asked) == 2
+    torch.testing.assert_close(first, guarded.net(x), rtol=0, atol=1e-6)
+    guarded(x[:3])
+    guarded(x[3:])
+    assert asked[3:] == [3, 3], "another batch"
+
+
+def _light(guarded: Guarded, x: Tensor) -> Tensor:
+    guarded(x[:1].detach())
+    assert guarded.light is not None
+    answer: Tensor = guarded.light(x.to(torch.bfloat16)).float()
+    return answer
+
+
+def count_images(model: nn.Module) -> list[int]:
+    """Return a list that gets the number of images of each later call."""
+    asked: list[int] = []
+    model.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+    return asked
+
+
 def test_what_is_not_a_number_stays_so() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
