@@ -58,6 +58,11 @@ SHORTER = {
     "torchrun --nproc-per-node 2 -m ismn_cli train --dataset cifar10 --system classifier --device cpu": [
         "--limit", "16", "--epochs", "1",
     ],
+    "ismn train --dataset cifar10 --system at --classifier fresh classifier_config.arch=resnet18 "
+    "classifier_config.epochs=0 config.method=fast config.epochs=5 config.lr=0.1": ["--limit", "16", "config.epochs=1"],
+    "ismn attack --defence at --knowledge white --method pgd,autoattack --eps 8/255 --limit 1000 --batch-size 125": [
+        "--limit", "2", "--eps", "0.1",
+    ],
     "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
 }
 """Command as printed -> what is added to it here."""
