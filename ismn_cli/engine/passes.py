@@ -33,7 +33,8 @@ class _Asked(NamedTuple):
 class _Exact:
     """A net's logits, without asking twice for what it was asked last.
 
-    FAB looks at an image to see whether it is across, and takes the gradient at the same place if it is not.
+    FAB looks at an image to see whether it is across, and takes the gradient at the same place if it is not. A net that
+    draws at random is asked each time: expectations over its draws (EOT) need new ones.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -49,13 +50,19 @@ class _Exact:
             known = torch.zeros_like(wanted)
         asked = wanted & ~known
         if bool(asked.any()):
+            state = _random_state(x.device)
             new: Tensor = self.net(x[asked])
+            drew = not torch.equal(state, _random_state(x.device))
             logits = new.new_empty(len(x), *new.shape[1:])
             logits[asked] = new
             if bool(known.any()):
                 logits[known] = self.last.logits[known]
-            self.last = _Asked(x.clone(), wanted, logits)
+            self.last = _Asked(x.clone(), torch.zeros_like(wanted) if drew else wanted, logits)
         return self.last.logits[wanted]
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 class Guarded(nn.Module):

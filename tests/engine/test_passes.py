@@ -77,6 +77,15 @@ def test_what_was_asked_last_is_not_asked_again(monkeypatch: pytest.MonkeyPatch)
     assert asked[3:] == [3, 3], "another batch"
 
 
+def test_a_net_that_draws_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 1.0)
+    drawing = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 4))
+    guarded, x = Guarded(drawing), torch.rand(6, 3, 8, 8)
+    with torch.no_grad():
+        answers = [guarded(x) for _ in range(3)]
+    assert not torch.equal(answers[0], answers[1]) and not torch.equal(answers[1], answers[2])
+
+
 def _light(guarded: Guarded, x: Tensor) -> Tensor:
     guarded(x[:1].detach())
     assert guarded.light is not None
