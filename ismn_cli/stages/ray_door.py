@@ -13,7 +13,14 @@ from typing import Any, TextIO
 
 from ismn_cli.core.errors import UsageError
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1", "RAY_DEDUP_LOGS": "0"}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    "RAY_DEDUP_LOGS": "0",
+    # After these seconds without a cluster's head Ray ends the process that asks for it, even one that has let go of
+    # the cluster: that may be a notebook. That the head is gone is what `pulse` notices, sooner.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(10**6),
+}
 _SILENT: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _TOKEN = Path(os.path.expanduser("~/.ray/auth_token"))  # noqa: PTH111 - pathlib's raises where there is no home
 _LISTENER = "ray_listen_error_messages"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -279,7 +281,7 @@ def test_workers_killed_at_random_moments(two: Cluster, store: Store, other: Sto
     def kill() -> None:
         rng = random.Random(os.urandom(8))
         while len(kills) < 4 and not over.wait(rng.random()):
-            busy = [p for p in psutil.process_iter() if p.name().startswith("ray::work")]
+            busy = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::work")]
             if busy:
                 rng.choice(busy).send_signal(signal.SIGKILL)
                 kills.append(1)
@@ -309,3 +311,24 @@ def test_the_head_dies(store: Store, other: Store, monkeypatch: pytest.MonkeyPat
         endless = {"method": "pgd", "eps": 0.1, "params": {"pgd": {"steps": 10**6}}}
         _run(_matrix(other, knowledge=["gray"], attack=endless), other, here.carry_out)
     assert killed
+
+
+WIDOW = """
+import time
+import psutil
+from ismn_cli.stages.cluster import cluster
+
+with cluster(None, "cpu") as here:
+    next(p for p in psutil.Process().children() if p.name() == "gcs_server").kill()
+    here._counted = 0
+    here.workers()
+time.sleep(61)
+print("alive")
+"""
+
+
+@pytest.mark.slow
+def test_who_asked_a_dead_head_lives_on(tmp_path: Path) -> None:
+    # Ray ends such a process after a minute, whatever it is at by then.
+    ended = subprocess.run([sys.executable, "-c", WIDOW], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert ended.returncode == 0 and ended.stdout == "alive\n", ended.stderr
