@@ -43,7 +43,7 @@ class Display:
     def matrix(self, progress: MatrixProgress) -> None:
         """Show where a matrix stands."""
         score = ", ".join(f"{count} {name}" for name, count in sorted(progress.score.items()))
-        self._bar.show(progress.stage, progress.label, progress.done, progress.total, score)
+        self._bar.show(progress.stage, progress.label, progress.done, progress.total, score, progress.share)
 
     def measuring(self, label: str, done: int, total: int) -> None:
         """Show whose memory is being found."""
@@ -58,12 +58,12 @@ class _Bar:
     """A bar for each stage."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.drawn = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=people(),
@@ -76,20 +76,21 @@ class _Bar:
     def stop(self) -> None:
         self.drawn.stop()
 
-    def show(self, key: str, label: str, done: int, total: int, figures: str) -> None:
+    def show(self, key: str, label: str, done: int, total: int, figures: str, share: float | None = None) -> None:
         from rich.progress import TaskID
 
         if key not in self.tasks:
-            self.tasks[key] = self.drawn.add_task(label, total=total, figures="")
-        task = TaskID(self.tasks[key])
-        self.drawn.update(task, description=label, completed=done, total=total, figures=figures)
+            self.tasks[key] = self.drawn.add_task(label, total=1.0, count="", figures="")
+        task, count = TaskID(self.tasks[key]), f"{done}/{total}"
+        completed = _share(done, total, share)
+        self.drawn.update(task, description=label, completed=completed, count=count, figures=figures)
 
 
 class _Lines:
     """A line at the start and end of a stage, and now and then between."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.now, self.last, self.key, self.began = now, float("-inf"), "", (0.0, 0)
+        self.now, self.last, self.key, self.began = now, float("-inf"), "", (0.0, 0.0)
 
     def start(self) -> None:
         """Nothing to prepare."""
@@ -97,17 +98,24 @@ class _Lines:
     def stop(self) -> None:
         """Nothing to clear."""
 
-    def show(self, key: str, label: str, done: int, total: int, figures: str) -> None:
-        now = self.now()
+    def show(self, key: str, label: str, done: int, total: int, figures: str, share: float | None = None) -> None:
+        now, worked = self.now(), _share(done, total, share)
         if key != self.key:
-            self.key, self.last, self.began = key, float("-inf"), (now, done)
+            self.key, self.last, self.began = key, float("-inf"), (now, worked)
         if now - self.last < LINE_EVERY and done < total:
             return
         self.last = now
-        say(", ".join(filter(None, (f"{label}: {done}/{total}", figures, self._left(now, done, total)))))
+        say(", ".join(filter(None, (f"{label}: {done}/{total}", figures, self._left(now, worked)))))
 
-    def _left(self, now: float, done: int, total: int) -> str:
+    def _left(self, now: float, worked: float) -> str:
         since, first = self.began
-        if done <= first or done >= total:
+        if worked <= first or worked >= 1:
             return ""
-        return f"{(now - since) / (done - first) * (total - done):.0f} s left"
+        return f"{(now - since) / (worked - first) * (1 - worked):.0f} s left"
+
+
+def _share(done: int, total: int, share: float | None) -> float:
+    """Return how much of the work is done: ``share`` where it is known, else that of what is counted."""
+    if share is not None:
+        return share
+    return done / total if total else 1.0

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 
-from ismn_cli.core.effort import passes
 from ismn_cli.core.parts import Span
 from ismn_cli.core.records import CellResult
 from ismn_cli.stages.ledger import Ledger
@@ -222,8 +221,7 @@ def _ways(tasks: Sequence[Task], links: Sequence[_Links]) -> list[float]:
     ways: dict[str, float] = {}
     found = []
     for task, link in zip(reversed(tasks), reversed(links), strict=True):
-        own = passes(task.job.attack) if task.job else 1.0
-        way = own + max((ways.get(key, 0.0) for key in link.keys), default=0.0)
+        way = task.passes() + max((ways.get(key, 0.0) for key in link.keys), default=0.0)
         found.append(way)
         for need in link.needs(link.keys):
             ways[need] = max(ways.get(need, 0.0), way)

@@ -47,6 +47,8 @@ class MatrixProgress:
     score: dict[str, int]
     stage: str = "matrix"
     """In "ceilings", done and total are pairs of images."""
+    share: float | None = None
+    """Of the work, 0 to 1, where images do not all cost the same."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _complete(
 ) -> None:
     """Compute what ``ledger`` has not; ``on_cells`` hears of what is whole with it."""
     tasks = matrix.tasks(ledger.found)
-    score = _Score(on_progress, len(tasks) * len(matrix.images.ids[ledger.rows()]))
+    score = _Score(on_progress, tasks, len(matrix.images.ids[ledger.rows()]))
     for task, index, results in carry_out(matrix, store, tasks, ledger):
         score.add(task, results)
         if whole := ledger.add(index, results):
@@ -170,10 +172,11 @@ def ledger_of(matrix: Matrix, store: Store, span: Span) -> Ledger:
 
 
 class _Score:
-    """Adds up what the batches of all cells report."""
+    """Adds up what the batches of all cells report, of tasks on ``images`` images each."""
 
-    def __init__(self, on_progress: OnProgress, total: int) -> None:
-        self.on_progress, self.total, self.done = on_progress, total, 0
+    def __init__(self, on_progress: OnProgress, tasks: Sequence[Task], images: int) -> None:
+        self.on_progress, self.total, self.done = on_progress, len(tasks) * images, 0
+        self.work, self.worked = images * sum(task.passes() for task in tasks), 0.0
         self.counts: dict[str, Counter[str]] = {}
 
     def add(self, task: Task, results: Sequence[CellResult]) -> None:
@@ -182,7 +185,9 @@ class _Score:
         counts = self.counts.setdefault(label, Counter())
         counts.update(map(str, shown.outcomes() or _right_or_wrong(shown)))
         self.done += len(shown.ids)
-        self.on_progress(MatrixProgress(label, self.done, self.total, dict(counts)))
+        self.worked += len(shown.ids) * task.passes()
+        share = self.worked / self.work if self.done < self.total else 1.0
+        self.on_progress(MatrixProgress(label, self.done, self.total, dict(counts), share=share))
 
 
 def _right_or_wrong(result: CellResult) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
+from ismn_cli.core.effort import passes
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import Cell
 from ismn_cli.stages.jobs import Job
@@ -40,6 +41,10 @@ class Task:
         cells = tuple(self.cells[number] for number in kept)
         job = None if self.job is None else replace(self.job, cells=cells)
         return Task(cells, job, tuple(self.clean[number] for number in kept) if self.clean else ())
+
+    def passes(self) -> float:
+        """Return about how many passes it makes on an image: of an attack as on one that holds."""
+        return len(self.cells) + (passes(self.job.attack) if self.job else 0.0)
 
     def label(self) -> str:
         """Return a short name for progress."""

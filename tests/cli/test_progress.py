@@ -23,6 +23,15 @@ def test_lines_are_few_and_say_where_it_stands(small, capsys: pytest.CaptureFixt
     assert lines[-1].startswith("mapping 2/2: 100/100") and "left" not in lines[-1]
 
 
+def test_time_left_goes_by_the_work_where_it_is_known(small, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter((0.0, 100.0, 200.0, 300.0))
+    with Display(now=lambda: next(clock)) as display:
+        for done, share in ((50, 0.1), (100, 0.2), (150, 0.9), (200, 1.0)):
+            display.matrix(MatrixProgress("cheap, then dear", done, 200, {}, share=share))
+    told = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["50/200", "100/200, 800 s left", "150/200, 25 s left", "200/200"]
+
+
 def test_every_stage_begins_and_ends_with_a_line(small, capsys: pytest.CaptureFixture[str]) -> None:
     with Display(now=lambda: 0.0) as display:
         for stage in ("base", "mapping"):

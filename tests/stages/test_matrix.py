@@ -100,6 +100,16 @@ def test_progress_counts_to_the_end_with_the_running_score(store: Store) -> None
 
 
 @pytest.mark.usefixtures("defences")
+def test_progress_knows_that_attacks_differ_in_cost(store: Store) -> None:
+    seen: list[MatrixProgress] = []
+    params = {"pgd": {"steps": 40}}
+    _run(store, seen.append, defence="none", attack={"method": ["fgsm", "pgd"], "eps": 0.2, "params": params})
+    shares = {p.label: p.share for p in seen if p.stage == "matrix" and p.done % 60 == 0}
+    # Clean 1 pass, FGSM 2 and its verdict, PGD 80 and its verdict.
+    assert list(shares.values()) == pytest.approx([1 / 85, 4 / 85, 1])
+
+
+@pytest.mark.usefixtures("defences")
 def test_an_interrupted_run_is_marked_and_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(progress: MatrixProgress) -> None:
         if progress.done > 150:
