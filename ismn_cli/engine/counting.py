@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 from ismn_cli.engine.draws import as_drawn
 from ismn_cli.engine.groups import filled
 from ismn_models.pipeline import Reading, Surrogate
+
+_LISTENERS: list[Callable[[int], None]] = []
+"""The last one hears. No context variable: gradients on a GPU come back in a thread of their own."""
+
+
+@contextmanager
+def heard(listener: Callable[[int], None]) -> Iterator[None]:
+    """Tell ``listener`` of passes when they are made in the block: of how many."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.pop()
 
 
 class Counted(nn.Module):
@@ -30,7 +46,7 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits for x [N, ...]."""
-        self.forwards += self.cost * self._images(len(x))
+        self.forwards += self._passes(len(x))
         with as_drawn():
             logits = self.model(self._shown(x))[: len(x)]
         return self._watched(logits)
@@ -39,7 +55,7 @@ class Counted(nn.Module):
         """Return the model's logits and, where it stands behind a detector, the margin for x [N, ...]."""
         if not isinstance(self.model, Surrogate):
             return Reading(self(x))
-        self.forwards += self.cost * self._images(len(x))
+        self.forwards += self._passes(len(x))
         with as_drawn():
             logits, margin = self.model.look(self._shown(x))
         return Reading(self._watched(logits[: len(x)]), None if margin is None else self._watched(margin[: len(x)]))
@@ -47,8 +63,12 @@ class Counted(nn.Module):
     def _shown(self, x: Tensor) -> Tensor:
         return filled(x) if self.whole_groups else x
 
-    def _images(self, n: int) -> int:
-        return n if self.images is None else min(n, self.images)
+    def _passes(self, n: int) -> int:
+        """Return how many passes one of n images is, and let them be heard."""
+        passes = self.cost * (n if self.images is None else min(n, self.images))
+        if _LISTENERS:
+            _LISTENERS[-1](passes)
+        return passes
 
     def _watched(self, output: Tensor) -> Tensor:
         if output.requires_grad:
@@ -56,7 +76,7 @@ class Counted(nn.Module):
         return output
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += self.cost * self._images(len(gradient))
+        self.backwards += self._passes(len(gradient))
 
 
 def cost_of(model: nn.Module) -> int:

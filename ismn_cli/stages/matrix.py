@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,8 @@ from ismn_cli.stages.tracking import NO_TRACKERS, Tracking
 from ismn_cli.stages.train import marking
 
 REPORT = "report.csv"
+TOLD_EVERY = 1.0
+"""Seconds between two words about a batch that is under way."""
 _LOG = logging.getLogger("ismn")
 
 
@@ -157,12 +161,15 @@ def _complete(
     matrix: Matrix, store: Store, ledger: Ledger, on_progress: OnProgress, on_cells: OnCells, carry_out: CarryOut
 ) -> None:
     """Compute what ``ledger`` has not; ``on_cells`` hears of what is whole with it."""
+    from ismn_cli.engine.counting import heard
+
     tasks = matrix.tasks(ledger.found)
-    score = _Score(on_progress, tasks, len(matrix.images.ids[ledger.rows()]))
-    for task, index, results in carry_out(matrix, store, tasks, ledger):
-        score.add(task, results)
-        if whole := ledger.add(index, results):
-            on_cells(whole)
+    score = _Score(on_progress, tasks, len(matrix.images.ids[ledger.rows()]), matrix.recipe.batch_size)
+    with heard(score.passed):
+        for task, index, results in carry_out(matrix, store, tasks, ledger):
+            score.add(task, results)
+            if whole := ledger.add(index, results):
+                on_cells(whole)
 
 
 def ledger_of(matrix: Matrix, store: Store, span: Span) -> Ledger:
@@ -172,22 +179,45 @@ def ledger_of(matrix: Matrix, store: Store, span: Span) -> Ledger:
 
 
 class _Score:
-    """Adds up what the batches of all cells report, of tasks on ``images`` images each."""
+    """Adds up what the batches of all cells report, of tasks on ``images`` images each.
 
-    def __init__(self, on_progress: OnProgress, tasks: Sequence[Task], images: int) -> None:
-        self.on_progress, self.total, self.done = on_progress, len(tasks) * images, 0
-        self.work, self.worked = images * sum(task.passes() for task in tasks), 0.0
+    A batch may take hours: the passes that this process makes at it are told now and then, as a share of the work.
+    Elsewhere, on a cluster, passes are not heard.
+    """
+
+    def __init__(self, on_progress: OnProgress, tasks: Sequence[Task], images: int, batch_size: int) -> None:
+        self.on_progress, self.tasks, self.images, self.batch_size = on_progress, tasks, images, batch_size
+        self.total, self.done = len(tasks) * images, 0
+        self.work, self.worked, self.passes = images * sum(task.passes() for task in tasks), 0.0, 0
         self.counts: dict[str, Counter[str]] = {}
+        self.told = time.monotonic()
 
     def add(self, task: Task, results: Sequence[CellResult]) -> None:
         """Tell what became of a batch; of several systems the last one's score is shown."""
-        label, shown = task.label(), results[-1]
-        counts = self.counts.setdefault(label, Counter())
-        counts.update(map(str, shown.outcomes() or _right_or_wrong(shown)))
+        shown = results[-1]
+        self._counts(task).update(map(str, shown.outcomes() or _right_or_wrong(shown)))
         self.done += len(shown.ids)
         self.worked += len(shown.ids) * task.passes()
-        share = self.worked / self.work if self.done < self.total else 1.0
-        self.on_progress(MatrixProgress(label, self.done, self.total, dict(counts), share=share))
+        self.passes = 0
+        self._tell(task, self.worked / self.work if self.done < self.total else 1.0)
+
+    def passed(self, passes: int) -> None:
+        """Take in ``passes`` of the batch under way: tasks are done in their order, one after the other."""
+        self.passes += passes
+        if time.monotonic() - self.told < TOLD_EVERY:
+            return
+        task = self.tasks[min(self.done // self.images, len(self.tasks) - 1)]
+        batch = min(self.batch_size, self.images) * task.passes()
+        # What goes wrong in telling is not the attack's doing, and the end of the batch will tell.
+        with suppress(Exception):
+            self._tell(task, min(self.worked + min(self.passes, batch), self.work) / self.work)
+
+    def _counts(self, task: Task) -> Counter[str]:
+        return self.counts.setdefault(task.label(), Counter())
+
+    def _tell(self, task: Task, share: float) -> None:
+        self.told = time.monotonic()
+        self.on_progress(MatrixProgress(task.label(), self.done, self.total, dict(self._counts(task)), share=share))
 
 
 def _right_or_wrong(result: CellResult) -> list[str]:

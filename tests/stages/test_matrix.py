@@ -16,7 +16,7 @@ from ismn_cli.core.specs import Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.data.loading import load_dataset
 from ismn_cli.engine.groups import SIZE
-from ismn_cli.stages import cells
+from ismn_cli.stages import cells, matrix
 from ismn_cli.stages.matrix import Finished, MatrixProgress, run_matrix
 
 
@@ -92,7 +92,7 @@ def test_progress_counts_to_the_end_with_the_running_score(store: Store) -> None
     pairs = [p for p in seen if p.stage == "ceilings"]
     assert pairs[-1].done == pairs[-1].total == 60 * 40 / 2
     seen = [p for p in seen if p.stage == "matrix"]
-    assert [p.done for p in seen] == sorted({p.done for p in seen})
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == seen[-1].total == 60 * 3
     (last,) = (r for r in finished.results if r.attacked and r.cell.defence.name == "ddsa")
     outcomes = [str(outcome) for outcome in last.outcomes()]
@@ -107,6 +107,34 @@ def test_progress_knows_that_attacks_differ_in_cost(store: Store) -> None:
     shares = {p.label: p.share for p in seen if p.stage == "matrix" and p.done % 60 == 0}
     # Clean 1 pass, FGSM 2 and its verdict, PGD 80 and its verdict.
     assert list(shares.values()) == pytest.approx([1 / 85, 4 / 85, 1])
+
+
+@pytest.mark.usefixtures("defences")
+def test_a_batch_under_way_is_told_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MatrixProgress] = []
+    monkeypatch.setattr(matrix, "TOLD_EVERY", 0.0)
+    attack = {"method": ["fgsm", "pgd"], "eps": 0.001, "params": {"pgd": {"steps": 7}}}
+    _run(store, seen.append, attack=attack, defence="none", batch_size=32)
+    shares = [(p.done, p.share) for p in seen if p.stage == "matrix"]
+    assert shares == sorted(shares) and shares[-1] == (180, 1)
+    pgd = {p.done: p.label for p in seen if p.label.startswith("pgd")}
+    assert list(pgd) == [120, 120 + 32, 180]  # 120: under way, and nothing is done of it
+    assert len({share for done, share in shares if done == 120}) > 7
+
+
+@pytest.mark.usefixtures("defences")
+def test_telling_of_a_batch_under_way_does_no_harm(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = [0]
+
+    def fail(progress: MatrixProgress) -> None:
+        if progress.stage == "matrix":
+            if progress.done == done[-1]:
+                raise OSError("the terminal is gone")
+            done.append(progress.done)
+
+    monkeypatch.setattr(matrix, "TOLD_EVERY", 0.0)
+    finished = _run(store, fail, defence="none", batch_size=60)
+    assert done == [0, 60, 120] and not any(any(r.failed) for r in finished.results if r.failed)
 
 
 @pytest.mark.usefixtures("defences")
