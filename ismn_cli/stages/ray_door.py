@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ismn_cli.core.errors import UsageError
 
-_QUIET = {
+_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     "RAY_DEDUP_LOGS": "0",
@@ -29,7 +29,7 @@ _LISTENER = "ray_listen_error_messages"
 
 def the_ray() -> Any:
     """Return the module. Raises UsageError where it is not installed."""
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if "ray" not in sys.modules and _TOKEN.is_file():
         # `ray start` made it, and lets in who shows it; a cluster that asks for none takes it too. Ray itself looks
