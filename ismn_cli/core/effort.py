@@ -47,18 +47,22 @@ PASSES: Mapping[str, int] = {
     "gaussian-noise": 0,
 }
 """Passes forward and backward on one image of ten classes that holds throughout, with an attack's defaults; counted."""
+PAST_DETECTOR = 6
+"""How many times as many "pgd-ensemble" makes where it tries all its ways past a detector."""
 UNKNOWN = 500
 """Of an attack that is not in the list: after the cheap ones, before the ensembles."""
 REPEATS = ("steps", "restarts", "n_restarts", "n_queries", "nb_iter", "search_steps", "eot_iter", "max_iterations")
 """Parameters that multiply an attack's passes."""
 
 
-def passes(spec: AttackSpec) -> float:
-    """Return about how many passes the attack makes on an image that holds."""
+def passes(spec: AttackSpec, guarded: bool = False) -> float:
+    """Return about how many passes the attack makes on an image that holds, perhaps ``guarded`` by a detector."""
     entry = ATTACKS.get(spec.method)
     given = {name: spec.params.get(name) for name in REPEATS}
     usual = {name: entry.defaults.get(name) if entry else None for name in REPEATS}
     factor = math.prod(_ratio(given[name], usual[name]) for name in REPEATS)
+    if guarded and spec.params.get("detector") == "all":
+        factor *= PAST_DETECTOR
     return PASSES.get(spec.method, UNKNOWN) * factor
 
 

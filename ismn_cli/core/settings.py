@@ -84,7 +84,8 @@ def _line(detail: ErrorDetails, cls: type, loc: tuple[int | str, ...]) -> str:
     if kind == "missing":
         return f"{place}: missing"
     if kind == "value_error":
-        return f"{place}: {context['error']}"
+        # What is said of the whole names its settings itself.
+        return f"{place}: {context['error']}" if loc else str(context["error"])
     message = detail["msg"].replace("Input should", "should")
     return f"{place}: {message}, not {_short(detail['input'])}"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ismn_cli.core.effort import passes
 from ismn_cli.core.records import Answers, Draws
 from ismn_cli.core.specs import AttackSpec, Cell, Knowledge
 from ismn_cli.stages.resolve import Resolved
@@ -47,6 +49,18 @@ class Job:
         search = self.cells[0][1].search
         sources = [for_search(source.pipeline, search) for source in self.sources]
         return views(for_search(self._system().pipeline, search), self.knowledge, sources, self.attack.eot)
+
+    @cached_property
+    def passes(self) -> float:
+        """About how many passes the attack makes on an image that holds: through one view after the other."""
+        from ismn_cli.engine.counting import cost_of
+        from ismn_models.pipeline import Surrogate
+
+        detector = self._system().pipeline.defence.policy != "pass"
+        return sum(
+            cost_of(view) * passes(self.attack, guarded=detector and isinstance(view, Surrogate))
+            for view in self.views().values()
+        )
 
     def verdict(self, seed: int) -> Verdict | None:
         """Return the attacker's own look at the whole system, which only an adaptive one has."""

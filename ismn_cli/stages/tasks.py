@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
-from ismn_cli.core.effort import passes
 from ismn_cli.core.records import CellResult
 from ismn_cli.core.specs import Cell
 from ismn_cli.stages.jobs import Job
@@ -44,7 +43,7 @@ class Task:
 
     def passes(self) -> float:
         """Return about how many passes it makes on an image: of an attack as on one that holds."""
-        return len(self.cells) + (passes(self.job.attack) if self.job else 0.0)
+        return len(self.cells) + (self.job.passes if self.job else 0.0)
 
     def label(self) -> str:
         """Return a short name for progress."""

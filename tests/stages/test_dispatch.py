@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ismn_cli.core.effort import passes
 from ismn_cli.core.parts import Span
 from ismn_cli.core.specs import AttackSpec, ThreatModel
 from ismn_cli.stages import dispatch
@@ -27,7 +28,7 @@ class _Task:
     def __init__(self, keys: Sequence[str], method: str = "", clean: Sequence[str] = (), previous: str = "") -> None:
         self._keys, self.clean, self.previous = tuple(keys), tuple(clean), previous
         spec = AttackSpec(method=method, threat=ThreatModel(eps=0.1))
-        self.job = SimpleNamespace(attack=spec, knowledge="white") if method else None
+        self.job = SimpleNamespace(attack=spec, knowledge="white", passes=passes(spec)) if method else None
         self.passes = partial(Task.passes, SimpleNamespace(cells=self._keys, job=self.job))
 
     def keys(self) -> tuple[str, ...]:

@@ -57,6 +57,18 @@ def test_passes_are_those_that_are_made(store: Store) -> None:
         assert (result.forwards, result.backwards) == (24 * forwards, 24 * backwards)
 
 
+def test_progress_expects_about_the_passes_that_are_counted(store: Store) -> None:
+    """The table in core/effort.py, of ten classes, and what views and detectors make of it, against a count."""
+    attack = {"method": ["pgd"], "method_at": {"adaptive": ["pgd-ensemble"]}, "eps": 0.02}
+    matrix = planned(store, defence=["none", "magnet"], knowledge=["gray", "adaptive"], attack=attack)
+    charges = [charge for charge in forecast(matrix, store).charges if charge.attack]
+    jobs = matrix.jobs()
+    assert len(charges) == len(jobs) == 3
+    for job, charge in zip(jobs, charges, strict=True):
+        assert charge.attack == job.attack.label() and str(job.knowledge) == charge.knowledge
+        assert job.passes == pytest.approx(charge.forwards + charge.backwards, rel=0.2)
+
+
 def test_nothing_is_stored_and_what_is_stored_costs_nothing(store: Store) -> None:
     matrix = planned(store, **WHITE)
     before = {path for path in store.root.rglob("*") if path.is_file()}
