@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ismn_cli.core.heap import keep_freed_memory
 from ismn_cli.core.parts import Span
 from ismn_cli.core.records import CellResult
 from ismn_cli.stages.cells import Attacker, Bench
@@ -114,6 +115,7 @@ class _Home:
     """A matrix in this process."""
 
     def __init__(self, parcel: Parcel, device: str) -> None:
+        keep_freed_memory()
         self.bench = _Bench(parcel, device)
         self.tasks = self.bench.matrix.tasks(())
         self._last: tuple[tuple[int, tuple[str, ...]], Task] | None = None
