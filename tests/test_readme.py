@@ -63,21 +63,25 @@ SHORTER = {
     "ismn attack --defence at --knowledge white --method pgd,autoattack --eps 8/255 --limit 1000 --batch-size 125": [
         "--limit", "2", "--eps", "0.1",
     ],
-    "ismn train --dataset cifar10 --system trades --limit 10000 config.start=fresh config.epochs=4 config.lr=0.02": [
+    "ismn train --dataset cifar10 --data-dir DIR --system trades --limit 10000 config.start=fresh config.epochs=4 "
+    "config.lr=0.02": [
         "--limit", "16", "config.epochs=1",
     ],
-    "ismn train --dataset cifar10 --system lad --limit 8000 config.width=128 config.generator_epochs=4 "
+    "ismn train --dataset cifar10 --data-dir DIR --system lad --limit 8000 config.width=128 config.generator_epochs=4 "
     "config.per_class=100 config.svm_images=100 config.epochs=3": [
         "--limit", "40", "config.width=16", "config.per_class=2", "config.svm_images=6", "config.eps_max=2",
     ],
-    "ismn train --dataset cifar10 --system prn --limit 8000 config.maps=32 config.epochs=3": [
+    "ismn train --dataset cifar10 --data-dir DIR --system prn --limit 8000 config.maps=32 config.epochs=3": [
         "--limit", "16", "config.maps=4", "config.perturbations=3", "config.seeds=3", "config.detector_images=10",
     ],
-    "ismn train --dataset cifar10 --system hgd --limit 8000 config.maps=32 config.epochs=3": [
+    "ismn train --dataset cifar10 --data-dir DIR --system hgd --limit 8000 config.maps=32 config.epochs=3": [
         "--limit", "16", "config.maps=4", "config.epochs=1",
     ],
-    'ismn run matrix-cifar10 --limit 100 "defence=[none,trades,lad,prn,hgd]" "optional=[]" attack.eps=8/255': [
-        "--limit", "2", "knowledge=[gray,white]", "attack.method_at={}", "attack.params={}",
+    'ismn run matrix-cifar10 --limit 100 --data-dir DIR "defence=[none,trades,lad,prn,hgd]" "optional=[]" '
+    "attack.eps=8/255": [
+        # Where this one runs alone, nothing was trained before.
+        "--limit", "2", "optional=[trades,lad,prn,hgd]", "knowledge=[gray,white]", "attack.method_at={}",
+        "attack.params={}",
     ],
     "ismn run train-ismn-cifar10": ["--limit", "20", "config.mapping_epochs=1", "config.target_epochs=1", "epochs=1"],
 }
