@@ -5,8 +5,9 @@
 The same net and images, in one process. airbench: the loop of KellerJordan/cifar10-airbench (images kept and moved in
 16 bits, the epoch's shifts at once, weights in 16 bits, channels last, label smoothing, nothing read back from a step);
 its net, optimiser and schedule buy fewer epochs, not faster ones, and are left out. pytorch-cifar: the loop of
-kuangliu/pytorch-cifar (DataLoader, torchvision's transforms, float32). Who goes first changes from round to round;
-figures are medians of the rounds' ratios.
+kuangliu/pytorch-cifar (DataLoader, torchvision's transforms, float32). All keep freed memory, as `ismn train` does
+(`ismn_cli/core/heap.py`): without it airbench's loop is a twentieth slower, the others a fifth to a third. Who goes
+first changes from round to round; figures are medians of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from ismn_cli.core.heap import keep_freed_memory
 from ismn_cli.engine.device import autocast
 from ismn_cli.engine.fit import fit
 from ismn_models.classifiers.config import ClassifierConfig
@@ -160,6 +162,7 @@ def seconds(epoch: Epoch, device: str) -> float:
 
 def main() -> None:
     args = options()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (args.images, 3, 32, 32), dtype=torch.uint8, generator=draw)
