@@ -50,11 +50,11 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def new_net(args: argparse.Namespace) -> nn.Module:
+def new_net(args: argparse.Namespace, layout: torch.memory_format = torch.channels_last) -> nn.Module:
     """Return the same first weights on every call."""
     torch.manual_seed(0)
     net = base_net(Shape(), None, ClassifierConfig(arch=args.arch))
-    return net.to(args.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return net.to(args.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def ours(args: argparse.Namespace, images: Images) -> Epoch:
@@ -130,8 +130,7 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def pytorch_cifar(args: argparse.Namespace, images: Images) -> Epoch:
-    torch.manual_seed(0)
-    net = base_net(Shape(), None, ClassifierConfig(arch=args.arch)).to(args.device)
+    net = new_net(args, torch.contiguous_format)
     optimiser = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     loader = DataLoader(_Pictures(images), batch_size=args.batch, shuffle=True)
 
