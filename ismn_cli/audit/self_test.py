@@ -27,6 +27,8 @@ class Victim(NamedTuple):
     y: Tensor
     weak: bool = False
     """Whether a weak defence stands before it, which is gone through by a surrogate."""
+    searched: nn.Module | None = None
+    """The same in the precision of the search; None: the model itself."""
 
 
 WEAK = 0.6
@@ -85,7 +87,8 @@ def _why_not(spec: AttackSpec, victims: Mapping[str, Victim]) -> str:
 def _try(name: str, victim: Victim, spec: AttackSpec, num_classes: int, seed: int) -> _Trial:
     stated = find_attack(spec.method).expects or 0.0
     sized = resized(spec, REFERENCE[spec.threat.norm])
-    run = (case := Case(victim.model, sized, victim.x, victim.y, num_classes, name, seed)).base
+    case = Case(victim.model, sized, victim.x, victim.y, num_classes, name, seed, searched=victim.searched)
+    run = case.base
     return _Trial(
         name=name,
         broken=int(run.fooled.sum()),

@@ -17,7 +17,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from ismn_cli.engine.windows import Window, differing, everywhere, reached
+from ismn_cli.engine.windows import Window, changed, differing, everywhere, reached
 
 SMALL = 0.06
 """Share of an image that a window covers at most, 7x7 pixels of 32x32. Of ResNet-18 a larger one reaches nearly all."""
@@ -50,27 +50,32 @@ class Local:
             self._forget()
         seen, self.seen = self.seen, (*self.seen[-1:], x)
         if len(seen) == 2:
-            # What two queries in a row have in common is what they were made from.
-            origin = torch.where(seen[0] == seen[1], seen[1], x)
-            new = differing(x, origin)
-            small = new.area <= SMALL * everywhere(x).area
+            # Of two queries in a row each changes its own window.
+            small = changed(x, seen[1]) <= 2 * SMALL * everywhere(x).area
             self.in_a_row = self.in_a_row + 1 if small else 0
             if self.in_a_row > self.after:
-                return self._answer(x, origin, new)
+                return self._answer(x, seen)
             self.tape = None
         logits: Tensor = self.net(x)
         return logits
 
-    def _answer(self, x: Tensor, origin: Tensor, new: Window) -> Tensor:
-        window = self.tape.moved_to(x) if self.tape else everywhere(x)
-        if self.tape is None or 2 * new.area < window.area:
-            if x.shape not in self.graphs:
-                self.graphs[x.shape] = followed(self.net, x)
-            if (graph := self.graphs[x.shape]) is None:
-                logits: Tensor = self.net(x)
-                return logits
-            self.tape, window = _Tape(graph, origin), new
-        return self.tape.answer(x, window)
+    def _answer(self, x: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        tape, window = self.tape, everywhere(x)
+        if tape:
+            window = tape.moved_to(x)
+        if tape is None or window.area > SMALL * everywhere(x).area:
+            # What two queries in a row have in common is what they were made from, but where their windows overlap.
+            origin = torch.where(seen[0] == seen[1], seen[1], x)
+            new = differing(x, origin)
+            if tape is None or 2 * new.area < window.area:
+                if x.shape not in self.graphs:
+                    self.graphs[x.shape] = followed(self.net, x)
+                if (graph := self.graphs[x.shape]) is None:
+                    logits: Tensor = self.net(x)
+                    return logits
+                tape, window = _Tape(graph, origin), new
+        self.tape = tape
+        return tape.answer(x, window)
 
 
 def followed(net: nn.Module, x: Tensor) -> fx.GraphModule | None:

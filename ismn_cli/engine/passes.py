@@ -51,7 +51,8 @@ class _Exact:
         asked = wanted & ~known
         if bool(asked.any()):
             state = _random_state(x.device)
-            new: Tensor = self.net(x[asked])
+            # Laid out as where it is judged, which is faster too.
+            new: Tensor = self.net(x[asked].contiguous(memory_format=torch.channels_last))
             drew = not torch.equal(state, _random_state(x.device))
             logits = new.new_empty(len(x), *new.shape[1:])
             logits[asked] = new

@@ -49,6 +49,11 @@ def everywhere(maps: Tensor) -> Window:
     return Window(0, maps.shape[-2], 0, maps.shape[-1])
 
 
+def changed(x: Tensor, other: Tensor) -> int:
+    """Return at how many pixels any of the images [N, C, H, W] differ."""
+    return int((x != other).flatten(0, 1).any(0).sum())
+
+
 def differing(x: Tensor, other: Tensor) -> Window:
     """Return the smallest window in which any of the images [N, C, H, W] differ, empty if none does."""
     different = (x != other).flatten(0, 1).any(0)

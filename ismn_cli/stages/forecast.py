@@ -64,9 +64,10 @@ def forecast(matrix: Matrix, store: Store, tell: Tell = lambda *_: None, missing
 
 def _self_tests(matrix: Matrix, store: Store, jobs: list[Job], pilot: _Pilot) -> float:
     """Return the seconds of the self-tests that are to come: on victims that fall, each as dear as the base."""
+    from ismn_cli.engine.passes import for_search
     from ismn_cli.stages.self_test import untested
 
-    base = pilot.pace_of("base", matrix.systems[0].pipeline.base)
+    base = pilot.pace_of("base", for_search(matrix.systems[0].pipeline, matrix.search()).base)
     specs = untested(store, (cell for job in jobs for _, cell in job.cells))
     return sum(TESTED * base.seconds(*pilot.passes(spec, falls=True)) for spec in specs)
 

@@ -231,6 +231,18 @@ def test_a_victim_that_stands_fails_the_attack() -> None:
     assert found.verdict is Verdict.FAIL and found.cells == ("a",)
 
 
+def test_a_victim_is_searched_in_its_stead_and_asked_itself() -> None:
+    """What stands for it while it is searched may be off by a little; what counts is what the victim says."""
+    net, x, y = zoo.plain()
+    spec = resolve_params("pgd", ThreatModel(eps=0.2), {})
+    flat = Surrogate(net, lambda points: Reading(net(points) * 0))
+    wrong = Surrogate(net, lambda points: Reading(net(points).roll(1, 1)))
+    assert self_test(spec, {"net": Victim(net, x, y, searched=net)}, zoo.CLASSES, "pgd").verdict is Verdict.PASS
+    for blind in (flat, wrong):
+        found = self_test(spec, {"net": Victim(net, x, y, searched=blind)}, zoo.CLASSES, "pgd")
+        assert found.verdict is not Verdict.PASS, "its gradients lead nowhere, and it is not what is asked"
+
+
 # BT01
 
 

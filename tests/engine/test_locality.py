@@ -107,6 +107,20 @@ def test_small_changes_take_few_operations(made: Callable[[], nn.Module], share:
     assert statistics.mean(spent) < share * counter.get_total_flops()
 
 
+def test_windows_that_overlap_are_small_changes_too() -> None:
+    """Two queries in a row may agree where both were changed and neither was kept, far from what is asked next."""
+    net, best = smaller().eval(), torch.rand(3, 3, 32, 32)
+    local = Local(net, after=3)
+    with torch.no_grad():
+        for number in range(12):
+            x = best.clone()
+            corner = slice(0, 3) if number % 3 else slice(29, 32)
+            x[:, :, corner, corner] = 1.0
+            torch.testing.assert_close(local(x), net(x), rtol=1e-4, atol=1e-5)
+            assert local.in_a_row == max(0, number - 1)
+            assert (local.tape is not None) == (number > 4)
+
+
 def test_images_that_leave_and_images_that_change_wholly_are_answered_too() -> None:
     net = smaller().eval()
     local = Local(net, after=0)
