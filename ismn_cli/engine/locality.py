@@ -23,8 +23,8 @@ SMALL = 0.06
 """Share of an image that a window covers at most, 7x7 pixels of 32x32. Of ResNet-18 a larger one reaches nearly all."""
 WORTH = 40
 """Queries about small changes before a net is followed, which takes a second or two the first time in a process."""
-SAME = 0.02
-"""Share of the range of a net's answers by which computing a part may move them: bf16's rounding, with room."""
+SAME = {torch.bfloat16: 0.02, torch.float32: 1e-4}
+"""Share of the range of a net's answers by which computing a part may move them: rounding, with room."""
 _ATEN = torch.ops.aten
 
 
@@ -95,7 +95,7 @@ def followed(net: nn.Module, x: Tensor) -> fx.GraphModule | None:
                 return None
             found, wanted = _Tape(graph, noise).answer(changed, quarter), net(changed)
             span = float(wanted.max() - wanted.min())
-            return graph if torch.allclose(found, wanted, rtol=0, atol=SAME * span, equal_nan=True) else None
+            return graph if torch.allclose(found, wanted, rtol=0, atol=SAME[x.dtype] * span, equal_nan=True) else None
         except Exception:  # whatever a stranger's module raises where it is followed
             return None
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.specs import Search
-from ismn_cli.engine.passes import CLOSE, Guarded, for_search, search_precision
+from ismn_cli.engine.passes import CLOSE, Guarded, Plain, for_search, search_precision
 from ismn_models.pipeline import Defence, Pipeline
 
 
@@ -114,7 +114,29 @@ def test_a_system_is_searched_on_guarded_classifiers_and_keeps_its_own_weights()
     light = for_search(plain, Search.BF16)
     assert isinstance(light.base, Guarded) and light.classifier is light.base
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
-    assert for_search(plain, Search.FP32) is plain
+    exact = for_search(plain, Search.FP32)
+    assert isinstance(exact.base, Plain) and exact.classifier is exact.base and exact.base.net is plain.base
+
+
+def test_in_float32_a_search_is_answered_and_led_as_by_the_net_itself() -> None:
+    bare, best = net(), torch.rand(8, 3, 8, 8, requires_grad=True)
+    plain = Plain(bare)
+    for model in (bare, plain):
+        torch.testing.assert_close(model(best), bare(best))
+        (slope,) = torch.autograd.grad(model(best).square().sum(), best)
+        torch.testing.assert_close(slope, torch.autograd.grad(bare(best).square().sum(), best)[0])
+    asked = count_images(bare)
+    with torch.no_grad():
+        for number in range(60):
+            x = best.clone()
+            x[:, :, number % 8, number % 7] = number % 2
+            wanted = torch.cat([bare(row[None]) for row in x])
+            del asked[-8:]
+            given = plain(x)
+            torch.testing.assert_close(given, wanted)
+            x.zero_()  # in place, as attacks do
+        torch.testing.assert_close(plain(best), bare(best))
+    assert sum(asked) < 8 * 60, "it was asked about all of every image"
 
 
 @pytest.mark.parametrize("hardened", [False, True])
