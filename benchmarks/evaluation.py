@@ -1,21 +1,24 @@
 """A whole evaluation against the libraries: clean, FGSM, PGD-40 with 5 restarts, AutoAttack standard, at 8/255.
 
-    python benchmarks/evaluation.py [--system none,at] [--limit 200] [--exact] [--art]
+    python benchmarks/evaluation.py [--system none,at] [--limit 200] [--exact] [--art] [--engine ray]
 
 The libraries are called as their READMEs show: torchattacks, each restart a call, then pyautoattack, in batches of 100;
 with --art ART's FGSM, PGD and AutoAttack too. Ours is the same matrix in an empty store, everything counted, self-tests
-and ceilings too. One process, one side after the other; CPU seconds stand beside those of the wall. A sample holds if
-nothing that a side runs breaks it in float32. Exit code 1 where ours holds a sample that the libraries break.
+and ceilings too, and with --engine ray the start of its workers. One process but for these, one side after the other;
+CPU seconds, those of this process, stand beside those of the wall. A sample holds if nothing that a side runs breaks it
+in float32. Exit code 1 where ours holds a sample that the libraries break.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,7 +32,10 @@ from ismn_cli.core.records import Outcome
 from ismn_cli.core.store import Store
 from ismn_cli.core.worst_case import trials
 from ismn_cli.data.loading import load_dataset
-from ismn_cli.stages.matrix import run_matrix
+from ismn_cli.stages.cluster import cluster
+from ismn_cli.stages.engines import CarryOut, locally
+from ismn_cli.stages.matrix import run_plan
+from ismn_cli.stages.plan import plan_matrix
 from ismn_cli.stages.resolve import resolve
 
 EPS, STEPS, RESTARTS, BATCH = 8 / 255, 40, 5, 100
@@ -40,6 +46,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--system", default="none,at", help="systems without a defence in front (default: none,at)")
     parser.add_argument("--limit", type=int, default=200, help="images (default: 200)")
     parser.add_argument("--exact", action="store_true", help="ours searches in float32")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ours: who computes")
     parser.add_argument("--art", action="store_true", help="ART too")
     return parser.parse_args()
 
@@ -78,7 +85,16 @@ def art(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return holds
 
 
-def ours(name: str, limit: int, exact: bool) -> Tensor:
+@contextmanager
+def workers(engine: str) -> Iterator[CarryOut]:
+    if engine == "local":
+        yield locally
+        return
+    with cluster(None, "cpu") as there:
+        yield there.carry_out
+
+
+def ours(name: str, limit: int, exact: bool, engine: str) -> Tensor:
     recipe = validate(
         {
             "task": "matrix",
@@ -94,13 +110,16 @@ def ours(name: str, limit: int, exact: bool) -> Tensor:
             "survivors": True,
             "search": "fp32" if exact else "auto",
             "weights": "released",
-            "batch_size": 256,
+            # A batch is one worker's; it decides no outcome.
+            "batch_size": 256 if engine == "local" else -(-limit // (os.cpu_count() or 1)),
         },
         [],
     )
     assert isinstance(recipe, MatrixRecipe)
-    with tempfile.TemporaryDirectory() as folder:
-        finished = run_matrix(recipe, Store.open(Path(folder)), None, "cpu", "run", lambda progress: None)
+    with tempfile.TemporaryDirectory() as folder, workers(engine) as carry_out:
+        store = Store.open(Path(folder))
+        matrix = plan_matrix(recipe, store, None, "cpu")
+        finished = run_plan(matrix, store, "run", lambda progress: None, carry_out=carry_out)
         (system,) = trials(finished.results)
         worst = system.worst_case(EPS)
     assert worst is not None
@@ -123,7 +142,7 @@ def main() -> int:
             system = resolve(name, "released", Store.open(Path(folder)), images.kind)
         net = system.pipeline.classifier.eval()
         sides: dict[str, Callable[[], Tensor]] = {
-            "ismn": lambda name=name: ours(name, args.limit, args.exact),  # type: ignore[misc]
+            "ismn": lambda name=name: ours(name, args.limit, args.exact, args.engine),  # type: ignore[misc]
             "libraries": lambda net=net: libraries(net, x, y),  # type: ignore[misc]
         }
         if args.art:

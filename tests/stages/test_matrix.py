@@ -16,8 +16,10 @@ from ismn_cli.core.specs import Knowledge
 from ismn_cli.core.store import Store
 from ismn_cli.data.loading import load_dataset
 from ismn_cli.engine.groups import SIZE
+from ismn_cli.engine.passes import Plain
 from ismn_cli.stages import cells, matrix
 from ismn_cli.stages.matrix import Finished, MatrixProgress, run_matrix
+from ismn_models.pipeline import Pipeline
 
 
 def _run(store: Store, on_progress: Any = lambda _: None, **changes: Any) -> Finished:
@@ -64,7 +66,10 @@ def test_knowledge_decides_which_module_is_attacked(store: Store, monkeypatch: p
     monkeypatch.setattr(adapter, "make_attack", lambda *_: lambda model, x, y: attacked.append(model.model) or x)
     finished = _run(store, defence=["ddsa"], knowledge=["gray", "white"], batch_size=60, search="fp32")
     pipeline = finished.systems[0].pipeline
-    assert list(dict.fromkeys(attacked)) == [pipeline.base, pipeline]
+    gray, white = dict.fromkeys(attacked)
+    assert isinstance(gray, Plain) and gray.net is pipeline.base
+    assert isinstance(white, Pipeline) and white.defence is pipeline.defence
+    assert isinstance(white.base, Plain) and white.base.net is pipeline.base
 
 
 @pytest.mark.usefixtures("defences")
