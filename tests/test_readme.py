@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/systems.md", "docs/trackers.md", "docs/report-format.md")
-FEW_STEPS = ["attack.params.pgd-ensemble.steps=3", "attack.eps=8/255"]
+FEW_STEPS = ["attack.params.pgd-ensemble.steps=1", "attack.eps=8/255"]
 TINY = [
     "dataset.image_size=32",
     *(f"training.{name}.epochs=1" for name in ("base", "celebanet", "lad", "ismn")),
@@ -26,7 +26,7 @@ TINY = [
 ]
 SHORTER = {
     "ismn attack --method pgd --eps 0.3": ["--limit", "10"],
-    "ismn attack --defence ismn --knowledge adaptive --limit 200": ["--limit", "6", "--param", "steps=5"],
+    "ismn attack --defence ismn --knowledge adaptive --limit 200": ["--limit", "2", "--param", "steps=2"],
     "ismn run quickstart attack.eps=0.1 dataset.limit=20": [],
     "ismn audit --limit 50": ["--limit", "4"],
     "ismn claims table3 --limit 100 --data-dir DIR": ["--limit", "4"],
