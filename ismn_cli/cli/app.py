@@ -39,6 +39,7 @@ from ismn_cli.cli.console import listen, people, say, show_error
 from ismn_cli.cli.options import examples
 from ismn_cli.core.errors import CutError, UsageError
 from ismn_cli.core.heap import keep_freed_memory
+from ismn_cli.core.threads import wait_asleep
 from ismn_cli.core.world import World, alone
 from ismn_models.refusal import RefusalError
 
@@ -147,6 +148,7 @@ def main() -> NoReturn:
     0; 1 where a check or a bar failed; 2 for what the user can put right; 3 for no verdict; 130 for Ctrl-C.
     """
     keep_freed_memory()
+    wait_asleep()
     sys.exit(exit_code(sys.argv[1:]))
 
 
