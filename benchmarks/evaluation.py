@@ -17,8 +17,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from ismn_cli.core.store import Store
 from ismn_cli.core.worst_case import trials
 from ismn_cli.data.loading import load_dataset
 from ismn_cli.stages.cluster import cluster
-from ismn_cli.stages.engines import CarryOut, locally
+from ismn_cli.stages.engines import locally
 from ismn_cli.stages.matrix import run_plan
 from ismn_cli.stages.plan import plan_matrix
 from ismn_cli.stages.resolve import resolve
@@ -85,15 +85,6 @@ def art(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return holds
 
 
-@contextmanager
-def workers(engine: str) -> Iterator[CarryOut]:
-    if engine == "local":
-        yield locally
-        return
-    with cluster(None, "cpu") as there:
-        yield there.carry_out
-
-
 def ours(name: str, limit: int, exact: bool, engine: str) -> Tensor:
     recipe = validate(
         {
@@ -116,7 +107,9 @@ def ours(name: str, limit: int, exact: bool, engine: str) -> Tensor:
         [],
     )
     assert isinstance(recipe, MatrixRecipe)
-    with tempfile.TemporaryDirectory() as folder, workers(engine) as carry_out:
+    workers = cluster(None, "cpu") if engine == "ray" else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, workers as there:
+        carry_out = there.carry_out if there else locally
         store = Store.open(Path(folder))
         matrix = plan_matrix(recipe, store, None, "cpu")
         finished = run_plan(matrix, store, "run", lambda progress: None, carry_out=carry_out)

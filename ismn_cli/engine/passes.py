@@ -83,11 +83,10 @@ class Guarded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 logits [N, K] for x [N, C, H, W] in [0, 1]."""
-        if self.light is None:
+        if self.local is None:
             self.light = lighter(self.net, x)
-            self.local = None if x.is_cuda else Local(self.light)
-        answer = self.light if torch.is_grad_enabled() or self.local is None else self.local
-        logits: Tensor = answer(x.to(torch.bfloat16, memory_format=torch.channels_last)).float()
+            self.local = Local(self.light)
+        logits: Tensor = self.local(x.to(torch.bfloat16, memory_format=torch.channels_last)).float()
         close = _close(logits.detach())
         if not bool(close.any()):
             return logits
@@ -113,11 +112,8 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [N, K] for x [N, C, H, W] in [0, 1]."""
-        by_parts = not torch.is_grad_enabled() and not x.is_cuda
-        # What it is asked by parts it keeps, so that is a copy.
-        x = (x.clone() if by_parts else x).contiguous(memory_format=torch.channels_last)
-        logits: Tensor = (self.local if by_parts else self.net)(x)
-        return logits
+        # A copy: `Local` keeps what it is asked.
+        return self.local(x.clone(memory_format=torch.channels_last))
 
 
 def lighter(net: nn.Module, x: Tensor) -> nn.Module:
