@@ -142,7 +142,7 @@ class PgdEnsemble:
 
     def __init__(self, spec: AttackSpec, num_classes: int) -> None:
         settings: dict[str, Any] = dict(spec.params)
-        self.threat, self.settings, self.num_classes = spec.threat, Settings(**settings), num_classes
+        self.spec, self.threat, self.settings, self.num_classes = spec, spec.threat, Settings(**settings), num_classes
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
         """Attack ``model`` on x [N, C, H, W] in [0, 1] with labels y int64 [N].

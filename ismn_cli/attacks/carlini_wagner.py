@@ -54,7 +54,7 @@ class CarliniWagner:
 
     def __init__(self, spec: AttackSpec, num_classes: int) -> None:
         settings: dict[str, Any] = dict(spec.params)
-        self.threat, self.settings = spec.threat, Settings(**settings)
+        self.spec, self.threat, self.settings = spec, spec.threat, Settings(**settings)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Proposed:
         """Attack ``model`` on x [N, C, H, W] in [0, 1] with labels y int64 [N].

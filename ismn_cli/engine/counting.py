@@ -25,6 +25,12 @@ def heard(listener: Callable[[int], None]) -> Iterator[None]:
         _LISTENERS.pop()
 
 
+def tell(passes: int) -> None:
+    """Let so many passes be heard."""
+    if _LISTENERS:
+        _LISTENERS[-1](passes)
+
+
 class Counted(nn.Module):
     """A model that counts. With ``whole_groups`` it always sees whole groups of images (see `groups.filled`).
 
@@ -66,8 +72,7 @@ class Counted(nn.Module):
     def _passes(self, n: int) -> int:
         """Return how many passes one of n images is, and let them be heard."""
         passes = self.cost * (n if self.images is None else min(n, self.images))
-        if _LISTENERS:
-            _LISTENERS[-1](passes)
+        tell(passes)
         return passes
 
     def _watched(self, output: Tensor) -> Tensor:

@@ -11,13 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ismn_cli.core import effort
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.notes import merged
 from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
+from ismn_cli.engine.children import processes, side_by_side
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import Groups, MemoryShortError, filled, group_size, out_of_memory
+from ismn_cli.engine.groups import Groups, MemoryShortError, filled, group_size, groups, out_of_memory
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
@@ -41,6 +43,7 @@ The model is a `Counted` one: besides logits, its `look` gives the margin of a d
 says it is ``foreign`` is the user's own: model and settings are guarded against it (see `ismn_cli.engine.guard`).
 One that ``regroups`` is given all images at once and forms the groups itself, again and again of those that hold.
 One with ``rounds``, attacks that are run in turn, has each of them attack what the ones before it have not settled.
+One that tells its ``spec`` attacks groups side by side on a CPU, where that is dear: see `children.side_by_side`.
 """
 
 
@@ -70,6 +73,8 @@ class _Verified(NamedTuple):
     settled: Tensor
     """bool [N]: needs no further round."""
     notes: tuple[str, ...]
+    forwards: int = 0
+    backwards: int = 0
 
     @property
     def failed(self) -> Tensor:
@@ -78,6 +83,8 @@ class _Verified(NamedTuple):
 
 
 _ATTACKING = Groups("attacking")
+DEAR = 200
+"""Passes of a group that are worth processes of their own: to begin two and warm them up takes a third of a second."""
 
 
 def craft_batch(
@@ -98,15 +105,14 @@ def craft_batch(
     """
     _check(x, y)
     together = together or getattr(attack, "together", False)
-    start, counted = time.perf_counter(), Counted(model, whole_groups=not together)
+    start = time.perf_counter()
     with evaluating(model, frozen=True), torch.inference_mode(False), torch.enable_grad():
-        counted.eval()
-        found = (_at_once if together else _in_rounds)(attack, counted, x, y, threat, seed)
+        found = (_at_once if together else _in_rounds)(attack, model, x, y, threat, seed)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
     seconds = time.perf_counter() - start
     adversarial, failed, linf, l2 = found.columns
-    return Crafted(adversarial, failed, found.notes, linf, l2, counted.forwards, counted.backwards, seconds)
+    return Crafted(adversarial, failed, found.notes, linf, l2, found.forwards, found.backwards, seconds)
 
 
 def _check(x: Tensor, y: Tensor) -> None:
@@ -124,17 +130,18 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _at_once(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
+def _at_once(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
+    counted = Counted(model)
     try:
         with isolated(seed):
-            return _verified(_propose(attack, model, x, y) if len(x) else Proposed(x), x, threat)
+            return _verified(_propose(attack, counted, x, y) if len(x) else Proposed(x), x, threat, counted)
     except Exception as error:
         if out_of_memory(error):
             raise MemoryShortError("attacking", len(x), "Give a smaller batch size.") from None
         raise
 
 
-def _in_rounds(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
+def _in_rounds(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
     """Run the attack, or its rounds in turn: what one of them leaves makes whole groups again for the next."""
     rounds = getattr(attack, "rounds", None)
     if not rounds:
@@ -146,28 +153,61 @@ def _in_rounds(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: Thr
             break
         new = _in_groups(each, model, x[left], y[left], threat, seed)
         columns = tuple(old.index_copy(0, left, now) for old, now in zip(found.columns, new.columns, strict=True))
-        found = _Verified(columns, found.settled.index_copy(0, left, new.settled), merged((*found.notes, *new.notes)))
+        found = _Verified(
+            columns,
+            found.settled.index_copy(0, left, new.settled),
+            merged((*found.notes, *new.notes)),
+            found.forwards + new.forwards,
+            found.backwards + new.backwards,
+        )
     return found
 
 
-def _in_groups(attack: Attack, model: Counted, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
+def _in_groups(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
     """Return what became of x, attacked a group at a time, or all at once by an attack that forms its groups itself."""
 
     def attacked(rows: Tensor) -> _Verified:
+        counted = Counted(model, whole_groups=True)
         with isolated(seed), Common():
-            proposed = _propose(attack, model, x[rows], y[rows])
-        return _verified(proposed, x[rows], threat)
+            proposed = _propose(attack, counted, x[rows], y[rows])
+        return _verified(proposed, x[rows], threat, counted)
 
     regroups = getattr(attack, "regroups", False) and len(x) > group_size(x)
-    found = _ATTACKING.each(model.model, x, attacked, len(x) if regroups else None)
+    found = _each(attack, model, x, attacked, regroups)
     if regroups and any(bool(part.failed.any()) for part in found):
         # What crashed on one group is not to cost the others.
-        found = _ATTACKING.each(model.model, x, attacked)
+        found = _each(attack, model, x, attacked)
     found = found or [_verified(Proposed(x), x, threat)]
     columns = tuple(torch.cat(parts) for parts in zip(*(part.columns for part in found), strict=True))
     return _Verified(
-        columns, torch.cat([part.settled for part in found]), merged(note for part in found for note in part.notes)
+        columns,
+        torch.cat([part.settled for part in found]),
+        merged(note for part in found for note in part.notes),
+        sum(part.forwards for part in found),
+        sum(part.backwards for part in found),
     )
+
+
+def _each(
+    attack: Attack, model: nn.Module, x: Tensor, attacked: Callable[[Tensor], _Verified], regroups: bool = False
+) -> list[_Verified]:
+    """Return what became of each group of x; of an attack that forms its own, of each process's share."""
+    parts = groups(x)
+    count = processes(x, len(parts)) if _is_dear(attack, len(parts)) else 1
+    if regroups:
+        parts = torch.split(torch.arange(len(x), device=x.device), -(-len(parts) // count) * group_size(x))
+
+    def share(rows: Tensor) -> list[_Verified]:
+        return _ATTACKING.each(model, x[rows], lambda some: attacked(rows[some]), len(rows))
+
+    return [part for shared in side_by_side(share, parts, count) for part in shared]
+
+
+def _is_dear(attack: Attack, groups: int) -> bool:
+    """Whether it is worth while to begin processes for so many groups."""
+    spec = getattr(attack, "spec", None)
+    # What a user's own attack remembers of one group it may want for the next.
+    return spec is not None and not getattr(attack, "foreign", False) and effort.passes(spec) * groups >= DEAR
 
 
 def _marked(marks: Tensor | None, images: Tensor) -> Tensor:
@@ -239,7 +279,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _verified(given: Proposed, x: Tensor, threat: ThreatModel) -> _Verified:
+def _verified(given: Proposed, x: Tensor, threat: ThreatModel, counted: Counted | None = None) -> _Verified:
     """Return images that keep to the threat model, which samples failed, and what was said and why."""
     proposed, void = given.images, _marked(given.void, x)
     finite = proposed.isfinite().flatten(1).all(1)
@@ -251,4 +291,5 @@ def _verified(given: Proposed, x: Tensor, threat: ThreatModel) -> _Verified:
     if strayed := int((finite & ~kept & ~void).sum()):
         notes.append(f"the attack left the threat model on {strayed} samples")
     settled = _marked(given.settled, x) | ~kept
-    return _Verified((adversarial, ~kept, *distances(adversarial, x)), settled, (*given.notes, *notes))
+    passes = (counted.forwards, counted.backwards) if counted else (0, 0)
+    return _Verified((adversarial, ~kept, *distances(adversarial, x)), settled, (*given.notes, *notes), *passes)
