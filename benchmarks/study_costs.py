@@ -57,7 +57,7 @@ def measure() -> Measured:
         results = some_results(Store.open(home / "whole"))
         part, merge = _merging(results, home)
         forward, both = _gflop()
-        speed = pace(resnet50(), torch.rand(16, 3, SIDE, SIDE), time.process_time)
+        speed = pace(resnet50(), torch.rand(16, 3, SIDE, SIDE), clock=time.process_time)
         return Measured(
             forward_gflop=forward,
             both_gflop=both,

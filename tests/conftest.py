@@ -6,9 +6,8 @@ import os
 
 import pytest
 
-if os.environ.get("PYTEST_XDIST_WORKER"):
-    # Before torch is imported. Child processes take it over.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported. Child processes take it over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The commands that tests start keep their bytecode, as a user's do: compiling it anew would be most of a short one.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LONGEST = "test_readme.py"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyautoattack import AutoAttack, checks
@@ -55,7 +55,6 @@ class Reference:
     num_classes: int
     stage: int | None = None
     """The only one that is run, counted from 0; None: all in turn."""
-    whole_groups: ClassVar[bool] = True
 
     @cached_property
     def rounds(self) -> tuple[Reference, ...]:

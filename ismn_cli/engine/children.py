@@ -14,7 +14,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ismn_cli.engine.counting import heard, tell
-from ismn_cli.engine.groups import SIZE
+from ismn_cli.engine.groups import FEWEST
 from ismn_cli.engine.memory import free_bytes
 
 Part = TypeVar("Part")
@@ -33,27 +34,46 @@ STUCK = 60.0
 """Seconds without any processor time after which a child waits for what only its parent has, such as a thread."""
 TOLD_EVERY = 0.5
 """Seconds between two messages about passes."""
-LEAST, PER_PIXEL = 2**30, 2**12
-"""Bytes that a child is taken to need: at least, and for each pixel of its group. Seen: 0.7 GiB of WideResNet-28-10 at
-32x32, and through ISMN's unrolled loop at 512x512 half of what this gives."""
+LARGE = 2**15
+"""Pixels of an image from which on a group is work enough for several threads, and takes gigabytes."""
+NEED, PER_PIXEL = 2**30, 2**17
+"""Bytes that a child is taken to need: at least, and for each pixel of an image. WideResNet-28-10 takes 0.14 GiB for a
+group at 32x32 and 2.2 at 128x128, beside the weights, which are the parent's."""
 _THREADED = {"jax", "onnxruntime", "openvino", "tensorflow"}
 """Packages with threads of their own that a forked process waits for in vain."""
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
 
 
-def processes(x: Tensor, groups: int) -> int:
-    """Return how many processes attack so many groups of x [N, C, H, W] side by side; 1: this one alone.
+def forks(x: Tensor) -> bool:
+    """Whether groups of images like x [N, C, H, W] are attacked on one thread each, in forks of this process.
 
-    As many as torch has threads and memory is free for. One where torch's gradients do not survive a fork, since there
-    is a GPU, and beside packages that do not survive it themselves.
+    Not where torch's gradients do not survive a fork, since there is a GPU, nor beside packages that do not survive it
+    themselves.
     """
-    alone = x.device.type != "cpu" or sys.platform != "linux" or torch.accelerator.is_available()
-    if alone or multiprocessing.current_process().daemon or _THREADED & sys.modules.keys():
-        return 1
-    need = max(LEAST, PER_PIXEL * SIZE * x.shape[-2] * x.shape[-1])
+    here = x.device.type == "cpu" and x.shape[-2] * x.shape[-1] < LARGE
+    safe = sys.platform == "linux" and not torch.accelerator.is_available() and not _THREADED & sys.modules.keys()
+    return here and safe
+
+
+def processes(x: Tensor) -> int:
+    """Return how many processes attack x [N, ...] side by side: as many as torch has threads, where memory allows."""
     free = free_bytes(x.device)
-    return max(1, min(torch.get_num_threads(), groups, groups if free is None else free // need))
+    # A daemon may not have children.
+    most = 1 if multiprocessing.current_process().daemon else min(torch.get_num_threads(), len(x) // FEWEST)
+    need = max(NEED, PER_PIXEL * x.shape[-2] * x.shape[-1])
+    return max(1, most if free is None else min(most, free // need))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute a block on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part], count: int) -> list[Result]:
@@ -67,7 +87,9 @@ def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part], count: i
     left = list(range(len(parts)))[::-1]
     children = list[_Child]()
     try:
-        children += (_Child(work, parts) for _ in range(count) if count > 1)
+        with suppress(OSError):  # no more processes are to be had
+            while count > max(1, len(children)):
+                children.append(_Child(work, parts))
         while busy := [child for child in children if child.at_work(left)]:
             ready = wait([child.pipe for child in busy], timeout=1.0)
             for child in busy:
@@ -100,7 +122,10 @@ class _Child:
         """Give it one of the parts that are ``left``, if it has none; whether it has one."""
         if self.alive and self.part is None and left:
             self.part = left.pop()
-            self.pipe.send(self.part)
+            try:
+                self.pipe.send(self.part)
+            except OSError:
+                self.end()
         return self.alive and self.part is not None
 
     def heard(self) -> dict[int, Any]:

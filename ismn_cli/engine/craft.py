@@ -16,10 +16,10 @@ from ismn_cli.core.errors import UsageError
 from ismn_cli.core.notes import merged
 from ismn_cli.core.specs import ThreatModel
 from ismn_cli.engine.ball import allowed, distances, project
-from ismn_cli.engine.children import processes, side_by_side
+from ismn_cli.engine.children import forks, one_thread, processes, side_by_side
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import Groups, MemoryShortError, filled, group_size, groups, out_of_memory
+from ismn_cli.engine.groups import Groups, MemoryShortError, filled, group_size, groups, out_of_memory, shares
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
 from ismn_cli.engine.rng import isolated
@@ -43,7 +43,7 @@ The model is a `Counted` one: besides logits, its `look` gives the margin of a d
 says it is ``foreign`` is the user's own: model and settings are guarded against it (see `ismn_cli.engine.guard`).
 One that ``regroups`` is given all images at once and forms the groups itself, again and again of those that hold.
 One with ``rounds``, attacks that are run in turn, has each of them attack what the ones before it have not settled.
-One that tells its ``spec`` attacks groups side by side on a CPU, where that is dear: see `children.side_by_side`.
+One that tells its ``spec`` may attack groups side by side on a CPU: see `children.side_by_side`.
 """
 
 
@@ -83,8 +83,10 @@ class _Verified(NamedTuple):
 
 
 _ATTACKING = Groups("attacking")
-DEAR = 200
-"""Passes of a group that are worth processes of their own: to begin two and warm them up takes a third of a second."""
+CHEAP = 5
+"""Passes of an attack that is over before processes have begun."""
+DEAR = 50
+"""Passes of groups that are worth processes: to begin two and warm them up takes a third of a second."""
 
 
 def craft_batch(
@@ -191,23 +193,31 @@ def _in_groups(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: T
 def _each(
     attack: Attack, model: nn.Module, x: Tensor, attacked: Callable[[Tensor], _Verified], regroups: bool = False
 ) -> list[_Verified]:
-    """Return what became of each group of x; of an attack that forms its own, of each process's share."""
-    parts = groups(x)
-    count = processes(x, len(parts)) if _is_dear(attack, len(parts)) else 1
+    """Return what became of each group of x; of an attack that forms its own, of all together or of each process's.
+
+    Where groups are attacked side by side, one that is alone is attacked on one thread as well: a sum is rounded by the
+    number of threads.
+    """
+    if not _stands_apart(attack, x):
+        return _ATTACKING.each(model, x, attacked, len(x) if regroups else None)
+    passes = effort.passes(attack.spec) * len(groups(x))  # type: ignore[attr-defined]
+    count = processes(x) if passes >= DEAR else 1
     if regroups:
-        parts = torch.split(torch.arange(len(x), device=x.device), -(-len(parts) // count) * group_size(x))
+        parts = torch.tensor_split(torch.arange(len(x)), count)
+    else:
+        parts = groups(x) if getattr(attack, "whole_groups", False) else shares(x, count)
 
     def share(rows: Tensor) -> list[_Verified]:
         return _ATTACKING.each(model, x[rows], lambda some: attacked(rows[some]), len(rows))
 
-    return [part for shared in side_by_side(share, parts, count) for part in shared]
+    with one_thread():
+        return [part for shared in side_by_side(share, parts, count) for part in shared]
 
 
-def _is_dear(attack: Attack, groups: int) -> bool:
-    """Whether it is worth while to begin processes for so many groups."""
+def _stands_apart(attack: Attack, x: Tensor) -> bool:
+    """Whether groups may be attacked side by side: not by a user's own attack, which may remember the one before."""
     spec = getattr(attack, "spec", None)
-    # What a user's own attack remembers of one group it may want for the next.
-    return spec is not None and not getattr(attack, "foreign", False) and effort.passes(spec) * groups >= DEAR
+    return spec is not None and not getattr(attack, "foreign", False) and effort.passes(spec) > CHEAP and forks(x)
 
 
 def _marked(marks: Tensor | None, images: Tensor) -> Tensor:
@@ -247,7 +257,7 @@ def _proposed(attack: Attack, model: Counted, x: Tensor, y: Tensor) -> Proposed:
     whole = model.whole_groups and getattr(attack, "whole_groups", False)
     model.images = len(x)
     try:
-        answer = attack(model, *((filled(each) if whole else each).detach().clone() for each in (x, y)))
+        answer = attack(model, *((filled(each, whole=True) if whole else each).detach().clone() for each in (x, y)))
     except UsageError:
         raise
     except Exception as error:

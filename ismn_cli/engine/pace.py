@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.specs import ThreatModel
+from ismn_cli.engine.children import forks, one_thread, processes
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.craft import Attack, craft_batch
 from ismn_cli.engine.groups import SIZE, groups
@@ -37,16 +39,23 @@ class Pace:
         return forwards * self.forward + backwards * (self.both - self.forward)
 
 
-def pace(model: nn.Module, x: Tensor, clock: Callable[[], float] = time.perf_counter) -> Pace:
-    """Time ``model`` on x [N, C, H, W] in [0, 1], in groups as an attack shows them; medians of `BATCHES`."""
+def pace(
+    model: nn.Module, x: Tensor, images: int | None = None, clock: Callable[[], float] = time.perf_counter
+) -> Pace:
+    """Time ``model`` on x [N, C, H, W] in [0, 1], in groups as an attack shows them; medians of `BATCHES`.
+
+    It is that of the processes together that attack so many ``images``, by default those of x, side by side.
+    """
+    apart = forks(x)
+    count = processes(x[:1].expand(images or len(x), *x.shape[1:])) if apart else 1
     parts = [x[rows] for rows in groups(x)]
     shown = [parts[i % len(parts)] for i in range(BATCHES + 1)]
     counted = Counted(model, whole_groups=True)
-    with evaluating(model, frozen=True), isolated(0):
+    with evaluating(model, frozen=True), isolated(0), one_thread() if apart else nullcontext():
         counted.eval()
         forward = _median(lambda part: _forward(counted, part), shown, clock)
         both = _median(lambda part: _both(counted, part), shown, clock)
-    return Pace(forward, max(both, forward))
+    return Pace(forward / count, max(both, forward) / count)
 
 
 def _median(step: Callable[[Tensor], None], parts: list[Tensor], clock: Callable[[], float]) -> float:

@@ -147,7 +147,7 @@ class _Pilot:
         from ismn_cli.engine.pace import pace
 
         if key not in self._paces:
-            self._paces[key] = pace(view, self.x)
+            self._paces[key] = pace(view, self.x, len(self.matrix.images))
         return self._paces[key]
 
     def passes(self, attack: AttackSpec, *, guarded: bool = False, falls: bool = False) -> tuple[int, int]:

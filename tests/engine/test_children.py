@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,15 +16,18 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ismn_cli.attacks.adapter import make_attack
 from ismn_cli.attacks.params import resolve_params
 from ismn_cli.core.specs import Norm, ThreatModel
-from ismn_cli.engine import children, craft
-from ismn_cli.engine.children import processes, side_by_side
+from ismn_cli.engine import children, craft, pace
+from ismn_cli.engine.children import forks, processes, side_by_side
 from ismn_cli.engine.counting import heard, tell
 from ismn_cli.engine.craft import craft_batch
+from ismn_cli.engine.groups import FEWEST, shares
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 N = 37
@@ -50,9 +55,9 @@ def net() -> nn.Module:
     ).eval()  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["pgd", "pgd-ensemble", "apgdt", "cw", "autoattack"])
+@pytest.mark.parametrize("method", ["pgd", "pgd-ensemble", "apgdt", "cw", "cw-search", "autoattack"])
 def test_no_bit_and_no_count_depends_on_the_processes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, norm = net(), Norm.L2 if method == "cw" else Norm.LINF
+    model, norm = net(), Norm.L2 if method.startswith("cw") else Norm.LINF
     threat = ThreatModel(norm=norm, eps=0.6 if norm is Norm.L2 else 0.02)
     attack = make_attack(resolve_params(method, threat, {"version": "rand"} if method == "autoattack" else {}), 5)
     y = model(X).argmax(1)
@@ -70,7 +75,10 @@ def test_no_bit_and_no_count_depends_on_the_processes(method: str, monkeypatch: 
         found[threads] = crafted
         assert sum(made) == crafted.forwards + crafted.backwards or threads == 2
     assert 2 in forked
-    assert torch.equal(found[2].adversarial, found[1].adversarial)
+    answers = [model(crafted.adversarial).argmax(1) for crafted in found.values()]
+    assert torch.equal(*answers)
+    # A length in L2 is a sum over the image's pixels, which torch rounds by the number of images.
+    assert norm is Norm.L2 or torch.equal(found[2].adversarial, found[1].adversarial)
     assert not torch.equal(found[2].adversarial, X)
     assert (found[2].forwards, found[2].notes) == (found[1].forwards, found[1].notes)
     assert found[1].backwards > 0
@@ -107,6 +115,35 @@ def test_what_a_child_dies_of_is_done_here(end: object) -> None:
     found = side_by_side(work, range(6), 2)
     assert [part for part, _ in found] == list(range(6))
     assert [child for _, child in found].count(False) == 1
+
+
+def test_a_child_that_died_between_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard_of = children._Child.heard
+
+    def heard_and_killed(child: children._Child) -> dict[int, object]:
+        found = heard_of(child)
+        if found:
+            os.kill(child.process.pid or 0, signal.SIGKILL)
+            child.process.join()
+        return found
+
+    monkeypatch.setattr(children._Child, "heard", heard_and_killed)
+    assert [part for part, _ in side_by_side(lambda part: (part, in_a_child()), range(6), 2)] == list(range(6))
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_where_the_system_gives_no_more_processes(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = list[int]()
+
+    def start(process: object) -> None:
+        if len(begun) == most:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        begun.append(1)
+        real(process)
+
+    real = multiprocessing.context.ForkProcess.start
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", start)
+    assert side_by_side(lambda part: (part, in_a_child()), range(4), 3) == [(n, bool(most)) for n in range(4)]
 
 
 def test_where_all_die_all_is_done_here() -> None:
@@ -176,21 +213,58 @@ def test_a_warning_is_heard_once(capfd: pytest.CaptureFixture[str]) -> None:
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(children, "free_bytes", lambda device: 3 * 2**30)
-    small, large = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 512, 512)
+    small = torch.zeros(400, 3, 32, 32)
     torch.set_num_threads(16)
-    assert [processes(small, groups) for groups in (0, 1, 2, 40)] == [1, 1, 2, 3]
-    assert processes(large, 40) == 1
+    assert [processes(small[:n]) for n in (0, 1, 7, 8, 11, 12, 400)] == [1, 1, 1, 2, 2, 3, 3]
+    assert processes(torch.zeros(400, 3, 128, 128)) == 1
     monkeypatch.setattr(children, "free_bytes", lambda device: None)
-    assert processes(small, 40) == 16
+    assert processes(small) == 16
     torch.set_num_threads(1)
-    assert processes(small, 40) == 1
-    torch.set_num_threads(2)
+    assert processes(small) == 1
+
+
+def test_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for package in ("onnxruntime", "tensorflow", "jax", "openvino"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    x = torch.zeros(1, 3, 128, 128)
+    assert forks(x) and not forks(torch.zeros(1, 3, 224, 224)) and not forks(x.to("meta"))
     with monkeypatch.context() as patch:
         patch.setattr(torch.accelerator, "is_available", lambda: True)
-        assert processes(small, 40) == 1
+        assert not forks(x)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
-        assert processes(small, 40) == 1
+        assert not forks(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert not forks(x)
+
+
+def test_the_pace_is_that_of_the_processes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+    monkeypatch.setattr(pace, "forks", lambda x: True)
+    monkeypatch.setattr(pace, "processes", lambda x: [asked.append(len(x)), 4][1])
+    threads = set[int]()
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            threads.add(torch.get_num_threads())
+            return x.flatten(1)[:, :5]
+
+    found = pace.pace(Net(), X[:8], 100, clock=itertools.count().__next__)
+    assert (asked, threads, torch.get_num_threads()) == ([100], {1}, 2)
+    assert found.forward == 1 / 8 / 4  # a tick for each group
+
+
+@given(n=st.integers(0, 200), count=st.integers(1, 20))
+def test_shares_are_of_one_size_and_as_many_for_each(n: int, count: int) -> None:
+    parts = shares(torch.zeros(n), count)
+    assert torch.equal(torch.cat([*parts, torch.zeros(0, dtype=torch.int64)]), torch.arange(n))
+    sizes = [len(part) for part in parts]
+    assert not sizes or (max(sizes) - min(sizes) <= 1 and max(sizes) <= 8)
+    if n >= FEWEST:
+        assert min(sizes) >= FEWEST
+        assert len(parts) % count == 0 or (len(parts) + count) * FEWEST > n
 
 
 ENDLESS = """
