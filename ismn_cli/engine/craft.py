@@ -84,7 +84,7 @@ class _Verified(NamedTuple):
 
 _ATTACKING = Groups("attacking")
 CHEAP = 5
-"""Passes of an attack that is over before processes have begun."""
+"""Passes of an image in attacks that are over before processes have begun."""
 DEAR = 50
 """Passes of groups that are worth processes: to begin two and warm them up takes a third of a second."""
 
@@ -198,10 +198,10 @@ def _each(
     Where groups are attacked side by side, one that is alone is attacked on one thread as well: a sum is rounded by the
     number of threads.
     """
-    if not _stands_apart(attack, x):
+    passes = _passes(attack)
+    if passes <= CHEAP or not forks(x):
         return _ATTACKING.each(model, x, attacked, len(x) if regroups else None)
-    passes = effort.passes(attack.spec) * len(groups(x))  # type: ignore[attr-defined]
-    count = processes(x) if passes >= DEAR else 1
+    count = processes(x) if passes * len(groups(x)) >= DEAR else 1
     if regroups:
         parts = torch.tensor_split(torch.arange(len(x)), count)
     else:
@@ -214,10 +214,13 @@ def _each(
         return [part for shared in side_by_side(share, parts, count) for part in shared]
 
 
-def _stands_apart(attack: Attack, x: Tensor) -> bool:
-    """Whether groups may be attacked side by side: not by a user's own attack, which may remember the one before."""
+def _passes(attack: Attack) -> float:
+    """Return about how many passes an image takes whose groups may be attacked side by side; 0 where they may not.
+
+    A user's own attack may remember one group when it meets the next.
+    """
     spec = getattr(attack, "spec", None)
-    return spec is not None and not getattr(attack, "foreign", False) and effort.passes(spec) > CHEAP and forks(x)
+    return 0.0 if spec is None or getattr(attack, "foreign", False) else effort.passes(spec)
 
 
 def _marked(marks: Tensor | None, images: Tensor) -> Tensor:

@@ -215,6 +215,7 @@ def install(released: Path) -> None:
 
 if __name__ == "__main__":
     install(Path(os.environ["SMALL_WORLD_RELEASED"]))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     from ismn_cli.cli.app import exit_code
 
     sys.exit(exit_code(sys.argv[1:]))

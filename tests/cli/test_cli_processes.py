@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import small_world
+from safetensors.torch import load_file
 
 from ismn_cli.core.store import Store
 from ismn_cli.stages.train import CHECKPOINT
@@ -122,6 +125,35 @@ def test_an_attack_killed_half_way_crafts_the_missing_batches_only(environment: 
     assert _run(environment, *attack)[0] == 0
     assert all(path.stat().st_mtime_ns == when for path, when in stored.items())
     assert len(list((tmp_path / "home/examples").glob("*/*/batch-*.safetensors"))) == 15
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_an_attack_on_two_cores_ends_whole_and_continues_to_the_same_bits(
+    number: signal.Signals, code: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert _run(environment, "train", "--system", "classifier", "--epochs", "1")[0] == 0
+    attack = ("attack", "--method", "pgd", "--eps", "0.1", "--batch-size", "16", "--param", "steps=2000")
+    home, alone = tmp_path / "home", tmp_path / "alone"
+    shutil.copytree(home, alone)
+    assert _run(environment | {"ISMN_HOME": str(alone)}, *attack)[0] == 0
+    process = _start(environment, *attack, OMP_NUM_THREADS="2")
+    parent = psutil.Process(process.pid)
+    _await(lambda: len(parent.children()) == 2, process)
+    time.sleep(0.2)
+    children = parent.children()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code and "Traceback" not in told
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
+    assert _run(environment | {"OMP_NUM_THREADS": "2"}, *attack)[0] == 0
+    assert _examples(home) == _examples(alone)
+
+
+def _examples(home: Path) -> dict[str, bytes]:
+    files = home.glob("examples/*/*/batch-*.safetensors")
+    return {str(p.relative_to(home)): load_file(p)["adversarial"].numpy().tobytes() for p in files}
 
 
 LIGHT = (
