@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [--system none,at] [--limit 200] [--exact] [--art] [--engine ray]
 
 The libraries are called as their READMEs show: torchattacks, each restart a call, then pyautoattack, in batches of 100;
-with --art ART's FGSM, PGD and AutoAttack too. Ours is the same matrix in an empty store, everything counted, self-tests
+with --art ART's FGSM, PGD and AutoAttack too (which wants the package multiprocess). Ours is the same matrix in an empty store, everything counted, self-tests
 and ceilings too, and with --engine ray the start of its workers. One process but for these, one side after the other;
 CPU seconds, those of this process, stand beside those of the wall. A sample holds if nothing that a side runs breaks it
 in float32. Exit code 1 where ours holds a sample that the libraries break.
