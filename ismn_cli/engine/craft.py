@@ -19,9 +19,20 @@ from ismn_cli.engine.ball import allowed, distances, project
 from ismn_cli.engine.children import forks, one_thread, processes, side_by_side
 from ismn_cli.engine.counting import Counted
 from ismn_cli.engine.draws import Common
-from ismn_cli.engine.groups import Groups, MemoryShortError, filled, group_size, groups, out_of_memory, shares
+from ismn_cli.engine.groups import (
+    MOST,
+    WIDE,
+    Groups,
+    MemoryShortError,
+    filled,
+    group_size,
+    groups,
+    out_of_memory,
+    shares,
+)
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
+from ismn_cli.engine.passes import sums_in_bf16
 from ismn_cli.engine.rng import isolated
 
 
@@ -204,8 +215,10 @@ def _each(
     count = processes(x) if passes * len(groups(x)) >= DEAR else 1
     if regroups:
         parts = torch.tensor_split(torch.arange(len(x)), count)
+    elif getattr(attack, "whole_groups", False):
+        parts = groups(x)
     else:
-        parts = groups(x) if getattr(attack, "whole_groups", False) else shares(x, count)
+        parts = shares(x, count, WIDE if sums_in_bf16(model) else MOST)
 
     def share(rows: Tensor) -> list[_Verified]:
         return _ATTACKING.each(model, x[rows], lambda some: attacked(rows[some]), len(rows))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ismn_cli.core.specs import Search
 from ismn_cli.engine.device import has_bf16
 from ismn_cli.engine.folding import folded
+from ismn_cli.engine.groups import answered
 from ismn_cli.engine.locality import Local
 from ismn_cli.engine.modes import evaluating
-from ismn_models.pipeline import Defence, Pipeline
+from ismn_models.pipeline import Defence, Pipeline, Surrogate
 
 CLOSE = 0.01
 """Share of the range of an image's logits that its two largest may be apart to count as close. In bf16 the distance
@@ -52,7 +53,7 @@ class _Exact:
         if bool(asked.any()):
             state = _random_state(x.device)
             # Laid out as where it is judged, which is faster too.
-            new: Tensor = self.net(x[asked].contiguous(memory_format=torch.channels_last))
+            new = answered(self.net, x[asked].contiguous(memory_format=torch.channels_last))
             drew = not torch.equal(state, _random_state(x.device))
             logits = new.new_empty(len(x), *new.shape[1:])
             logits[asked] = new
@@ -149,6 +150,14 @@ def for_search(pipeline: Pipeline, search: Search) -> Pipeline:
         return Pipeline(base, pipeline.defence, pipeline.classifier)
     classifier = base if pipeline.classifier is pipeline.base else faster(pipeline.classifier)
     return Pipeline(base, pipeline.defence, classifier)
+
+
+def sums_in_bf16(model: nn.Module) -> bool:
+    """Return whether ``model``, as an attack is given it, is a guarded classifier with nothing before it."""
+    system = model.system if isinstance(model, Surrogate) else model
+    if isinstance(system, Pipeline) and type(system.defence) is Defence:
+        system = system.classifier
+    return isinstance(system, Guarded)
 
 
 def search_precision(wanted: Search, device: torch.device) -> Search:

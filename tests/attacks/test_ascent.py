@@ -219,8 +219,8 @@ def test_a_crash_costs_its_own_group_only() -> None:
     x[10, 0, 0, 0] = 0
     made = ensemble(classes=2, loss="ce", steps=2)
     crafted = craft_batch(net, made, x, y, ThreatModel(eps=EPS), 0)
-    assert crafted.failed.tolist() == [False] * 8 + [True] * 8 + [False] * 8
-    assert crafted.notes == ("the attack crashed on 8 samples: ValueError",)
+    assert crafted.failed.tolist() == [True] * 12 + [False] * 12
+    assert crafted.notes == ("the attack crashed on 12 samples: ValueError",)
 
 
 def test_restarts_and_seeds_start_elsewhere() -> None:

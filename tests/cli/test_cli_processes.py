@@ -16,6 +16,7 @@ import psutil
 import pytest
 import small_world
 from safetensors.torch import load_file
+from signals import hears_ctrl_c
 
 from ismn_cli.core.store import Store
 from ismn_cli.stages.train import CHECKPOINT
@@ -40,12 +41,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def _start(environment: dict[str, str], *arguments: str, **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, small_world.__file__, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=environment | more, text=True, preexec_fn=_hears_ctrl_c, **pipes)
-
-
-def _hears_ctrl_c() -> None:
-    """Undo what a test run in the background of a shell passes on: children that ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=environment | more, text=True, preexec_fn=hears_ctrl_c, **pipes)
 
 
 def _run(environment: dict[str, str], *arguments: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What becomes of an image depends on nothing but the image: batch sizes and order change no bit (CPU, float32)."""
+"""What becomes of an image depends on nothing but the image: batch sizes and order change no bit (CPU)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from ismn_cli.attacks.adapter import make_attack
 from ismn_cli.attacks.params import resolve_params
 from ismn_cli.core.attack_catalogue import ATTACKS
 from ismn_cli.core.specs import Norm, ThreatModel
+from ismn_cli.engine.children import one_thread
 from ismn_cli.engine.craft import craft_batch
 from ismn_cli.engine.judge import judge
+from ismn_cli.engine.passes import Guarded
 from ismn_models.pipeline import Defence, Pipeline
 
 N = 37
@@ -62,6 +64,21 @@ def test_no_bit_depends_on_the_batch_or_the_order(method: str, victim: tuple[nn.
         assert torch.equal(net(whole).argmax(1) == y, net(again).argmax(1) == y)
         # A length in L2 is a sum over the image's pixels, which torch rounds by the number of images.
         assert norm is Norm.L2 or torch.equal(whole, again)
+
+
+@pytest.mark.parametrize("method", ["apgd", "apgdt", "fab", "square", "pgd-ensemble"])
+def test_nor_in_bf16(
+    method: str, victim: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 0.3)  # some are, some are not
+    net, x, y = victim
+    guarded = Guarded(net), x, y
+    with one_thread():  # where there is nothing to fork for, too
+        whole = crafted(guarded, method, Norm.LINF, N, torch.arange(N))
+        assert not torch.equal(whole, x)
+        shuffled = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+        for size, order in ((1, torch.arange(N)), (9, shuffled)):
+            assert torch.equal(whole, crafted(guarded, method, Norm.LINF, size, order))
 
 
 def test_nor_do_the_reference_attacks(

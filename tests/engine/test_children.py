@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from signals import hears_ctrl_c
 from torch import Tensor, nn
 
 from ismn_cli.attacks.adapter import make_attack
@@ -29,7 +30,8 @@ from ismn_cli.engine import children, craft, pace
 from ismn_cli.engine.children import forks, processes, side_by_side
 from ismn_cli.engine.counting import heard, tell
 from ismn_cli.engine.craft import craft_batch
-from ismn_cli.engine.groups import FEWEST, shares
+from ismn_cli.engine.groups import FEWEST, MOST, WIDE, shares
+from ismn_cli.engine.passes import Guarded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 N = 37
@@ -43,6 +45,13 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_package_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the packages beside which nothing is forked, which another test file may have loaded: none is used here."""
+    for package in ("onnxruntime", "tensorflow", "jax", "openvino"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
 
 
 def in_a_child() -> bool:
@@ -227,8 +236,6 @@ def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    for package in ("onnxruntime", "tensorflow", "jax", "openvino"):
-        monkeypatch.delitem(sys.modules, package, raising=False)
     x = torch.zeros(1, 3, 128, 128)
     assert forks(x) and not forks(torch.zeros(1, 3, 224, 224)) and not forks(x.to("meta"))
     with monkeypatch.context() as patch:
@@ -258,15 +265,28 @@ def test_the_pace_is_that_of_the_processes_together(monkeypatch: pytest.MonkeyPa
     assert found.forward == 1 / 8 / 4  # a tick for each group
 
 
-@given(n=st.integers(0, 200), count=st.integers(1, 20))
-def test_shares_are_of_one_size_and_as_many_for_each(n: int, count: int) -> None:
-    parts = shares(torch.zeros(n), count)
+@given(n=st.integers(0, 200), count=st.integers(1, 20), most=st.sampled_from([MOST, WIDE]), side=st.integers(8, 150))
+def test_shares_are_of_one_size_and_as_many_for_each(n: int, count: int, most: int, side: int) -> None:
+    parts = shares(torch.zeros(n, 1, side, side), count, most)
     assert torch.equal(torch.cat([*parts, torch.zeros(0, dtype=torch.int64)]), torch.arange(n))
     sizes = [len(part) for part in parts]
-    assert not sizes or (max(sizes) - min(sizes) <= 1 and max(sizes) <= 8)
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert all(size <= 8 or (size <= most and size * side**2 <= most * 32**2) for size in sizes)
     if n >= FEWEST:
         assert min(sizes) >= FEWEST
         assert len(parts) % count == 0 or (len(parts) + count) * FEWEST > n
+
+
+def test_a_bare_classifier_in_bf16_is_shown_larger_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = list[int]()
+    monkeypatch.setattr(
+        craft, "side_by_side", lambda work, parts, n: [shown.append(len(parts[0])), [*map(work, parts)]][1]
+    )
+    threat = ThreatModel(norm=Norm.LINF, eps=0.02)
+    attack = make_attack(resolve_params("autoattack", threat, {"version": "custom", "attacks": "fab-t"}), 5)
+    for model in (Guarded(net()), net()):
+        craft_batch(model, attack, torch.rand(48, 3, 12, 12), torch.zeros(48, dtype=torch.int64), threat, 3)
+    assert shown == [24, 12]
 
 
 ENDLESS = """
@@ -283,10 +303,6 @@ side_by_side(work, range(4), 2)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_children_end_with_their_parent(number: signal.Signals) -> None:
-    def hears_ctrl_c() -> None:
-        """Undo what a test run in the background of a shell passes on: children that ignore Ctrl-C."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", ENDLESS], preexec_fn=hears_ctrl_c, **pipes) as process:
         try:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.core.specs import Search
-from ismn_cli.engine.passes import CLOSE, Guarded, Plain, for_search, search_precision
+from ismn_cli.engine.children import one_thread
+from ismn_cli.engine.passes import CLOSE, Guarded, Plain, for_search, search_precision, sums_in_bf16
 from ismn_models.pipeline import Defence, Pipeline
 
 
@@ -39,13 +40,13 @@ def test_gradients_come_back_in_float32_through_both() -> None:
 
 
 def test_close_answers_have_the_value_of_the_net_and_the_gradient_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    guarded, x = Guarded(net()), torch.rand(20, 3, 8, 8, requires_grad=True)
+    guarded, x = Guarded(net()), torch.rand(12, 3, 8, 8, requires_grad=True)
     (rough,) = torch.autograd.grad(_light(guarded, x).logsumexp(1).sum(), x)
     monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 1.0)
     asked = count_images(guarded.net)
     found = guarded(x)
     (slope,) = torch.autograd.grad(found.logsumexp(1).sum(), x)
-    assert asked == [20]
+    assert asked == [12]
     torch.testing.assert_close(found, guarded.net(x), rtol=0, atol=1e-6)
     torch.testing.assert_close(slope, rough, rtol=0.02, atol=0.02 * float(rough.abs().max()))
 
@@ -62,19 +63,45 @@ def test_what_bf16_cannot_hold_is_the_nets_own() -> None:
 
 def test_what_was_asked_last_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 1.0)
-    guarded, x = Guarded(net()), torch.rand(6, 3, 8, 8)
+    guarded, x = Guarded(net()), torch.rand(9, 3, 8, 8)
     _light(guarded, x)  # a copy, made before anything is counted
     asked = count_images(guarded.net)
-    with torch.no_grad():
-        guarded(x)
-    x[1:3] += 0.01  # in place, as attacks do
-    first = guarded(x.requires_grad_())
-    assert asked == [6, 2], "the images that moved"
-    assert torch.equal(guarded(x), first) and len(asked) == 2
-    torch.testing.assert_close(first, guarded.net(x), rtol=0, atol=1e-6)
-    guarded(x[:3])
-    guarded(x[3:])
-    assert asked[3:] == [3, 3], "another batch"
+    with one_thread():
+        with torch.no_grad():
+            guarded(x)
+        x[1:6] += 0.01  # in place, as attacks do
+        first = guarded(x.requires_grad_())
+        assert asked == [9, 5], "the images that moved"
+        assert torch.equal(guarded(x), first) and len(asked) == 2
+        torch.testing.assert_close(first, guarded.net(x), rtol=0, atol=1e-6)
+        guarded(x[:4])
+        guarded(x[4:])
+        assert asked[3:] == [4, 5], "another batch"
+
+
+def test_close_answers_have_the_bits_that_they_have_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ismn_cli.engine.passes.CLOSE", 1.0)
+    torch.manual_seed(0)
+    guarded = Guarded(nn.Sequential(nn.Flatten(), nn.Linear(3072, 512), nn.ReLU(), nn.Linear(512, 10)).eval())
+    x = torch.rand(24, 3, 32, 32)
+    with one_thread(), torch.no_grad():
+        whole = guarded(x)
+        assert all(torch.equal(guarded(x[:n]), whole[:n]) for n in range(1, 25))
+
+
+def test_what_sums_in_bf16_alone() -> None:
+    bare, other = Pipeline(net(), Defence()), Pipeline(net(), Defence(), net())
+
+    class Something(Defence):
+        """Not known to be none."""
+
+    for system in (bare, other):
+        light = for_search(system, Search.BF16)
+        assert sums_in_bf16(light) and all(map(sums_in_bf16, light.surrogates().values()))
+        assert not sums_in_bf16(for_search(system, Search.FP32))
+    defended = for_search(Pipeline(net(), Something()), Search.BF16)
+    assert not any(map(sums_in_bf16, (defended, *defended.surrogates().values())))
+    assert not sums_in_bf16(net()) and sums_in_bf16(Guarded(net()))
 
 
 def test_a_net_that_draws_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
