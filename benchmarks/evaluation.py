@@ -1,13 +1,13 @@
 """A whole evaluation against the libraries: clean, FGSM, PGD-40 with 5 restarts, AutoAttack standard, at 8/255.
 
-    python benchmarks/evaluation.py [--system none,at] [--limit 200] [--exact] [--art] [--engine ray]
+    python benchmarks/evaluation.py [--system none,at] [--limit 200] [--exact] [--art] [--engine ray] [--patience 6.5]
 
 The libraries are called as their READMEs show: torchattacks, each restart a call, then pyautoattack, in batches of 100;
 with --art ART's FGSM, PGD and AutoAttack too (which wants the package multiprocess). Ours is the same matrix in an
 empty store, everything counted, self-tests and ceilings too, and with --engine ray the start of its workers. One side
 after the other; CPU seconds, those of this process and its children, not of Ray's workers, stand beside those of the
-wall. A sample holds if nothing that a side runs breaks it in float32. Exit code 1 where ours holds a sample that the
-libraries break.
+wall. A sample holds if nothing that a side runs breaks it in float32. A side that takes more than --patience times as
+long as ours is ended there. Exit code 1 where ours holds a sample that the libraries break.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,6 +51,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--exact", action="store_true", help="ours searches in float32")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ours: who computes")
     parser.add_argument("--art", action="store_true", help="ART too")
+    parser.add_argument("--patience", type=float, default=0, help="end what takes so much longer (default: never)")
     return parser.parse_args()
 
 
@@ -120,10 +123,56 @@ def ours(name: str, limit: int, exact: bool, engine: str) -> Tensor:
     return torch.tensor([outcome is Outcome.SURVIVED for outcome in worst.outcomes()])
 
 
+def report(name: str, side: str, holds: Tensor, wall: float, cpu: float) -> None:
+    count = f"{int(holds.sum())} of {len(holds)} hold"
+    print(f"{name:<6}{side:<11}{count:<18}{wall:>9.1f} s{cpu:>9.1f} CPU s", flush=True)
+
+
 def clocked(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
     wall, cpu = time.perf_counter(), sum(os.times()[:4])
     holds = run()
     return holds, time.perf_counter() - wall, sum(os.times()[:4]) - cpu
+
+
+class TooLongError(BaseException):
+    """The time of a side is over. None of them is to catch it."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise TooLongError in a block that takes longer; 0: never."""
+
+    def ring(*_: object) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def against(
+    name: str, side: str, run: Callable[[], Tensor], ours: tuple[Tensor, float, float], patience: float
+) -> int:
+    """Run a side and say how it did against ours. Return how many samples it broke that ours holds."""
+    mine, our_wall, our_cpu = ours
+    try:
+        with at_most(patience * our_wall):
+            holds, wall, cpu = clocked(run)
+    except TooLongError:
+        print(f"{name:<6}against {side}: more than {patience:g} times faster; it was ended there", flush=True)
+        return 0
+    report(name, side, holds, wall, cpu)
+    missed, more = int((mine & ~holds).sum()), int((~mine & holds).sum())
+    print(
+        f"{name:<6}against {side}: {wall / our_wall:.2f} times faster, {cpu / our_cpu:.2f} in CPU time; held here and "
+        f"broken there {missed}, the other way round {more}",
+        flush=True,
+    )
+    return missed
 
 
 def main() -> int:
@@ -135,26 +184,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             system = resolve(name, "released", Store.open(Path(folder)), images.kind)
         net = system.pipeline.classifier.eval()
-        sides: dict[str, Callable[[], Tensor]] = {
-            "ismn": lambda name=name: ours(name, args.limit, args.exact, args.engine),  # type: ignore[misc]
-            "libraries": lambda net=net: libraries(net, x, y),  # type: ignore[misc]
-        }
-        if args.art:
-            sides["art"] = lambda net=net: art(net, x, y)  # type: ignore[misc]
-        found = {}
+        found = clocked(partial(ours, name, args.limit, args.exact, args.engine))
+        report(name, "ismn", *found)
+        sides = {"libraries": libraries} | ({"art": art} if args.art else {})
         for side, run in sides.items():
-            found[side] = holds, wall, cpu = clocked(run)
-            count = f"{int(holds.sum())} of {len(x)} hold"
-            print(f"{name:<6}{side:<11}{count:<18}{wall:>9.1f} s{cpu:>9.1f} CPU s", flush=True)
-        mine = found["ismn"]
-        for side, (holds, wall, cpu) in found.items():
-            if side != "ismn":
-                missed += int((mine[0] & ~holds).sum())
-                print(
-                    f"{name:<6}against {side}: {wall / mine[1]:.2f} times faster, {cpu / mine[2]:.2f} in CPU time; "
-                    f"held here and broken there {int((mine[0] & ~holds).sum())}, the other way round "
-                    f"{int((~mine[0] & holds).sum())}"
-                )
+            missed += against(name, side, partial(run, net, x, y), found, args.patience)
     return 1 if missed else 0
 
 

@@ -161,6 +161,7 @@ _ENTRIES = (
         "PGD that sets its own step size, 100 steps as in the reference (Croce 2020)",
         {**_ADAPTIVE, "loss": "ce"},
         choices={"loss": ("ce", "dlr")},
+        heeds_answers=True,
         expects=0.9,
     ),
     AttackEntry(
@@ -169,6 +170,7 @@ _ENTRIES = (
         BOTH,
         "APGD towards every other class in turn (Croce 2020)",
         _ADAPTIVE,
+        heeds_answers=True,
         expects=0.9,
     ),
     AttackEntry(
@@ -186,6 +188,7 @@ _ENTRIES = (
         },
         minimum_norm=True,
         limits={"alpha_max": (0.0, 1.0), "beta": (0.0, 1.0)},
+        heeds_answers=True,
         expects=0.8,
     ),
     AttackEntry(
@@ -197,6 +200,7 @@ _ENTRIES = (
         gradient=False,
         choices={"loss": ("ce", "margin")},
         limits={"p_init": (1e-4, 1.0)},
+        heeds_answers=True,
         expects=0.7,
     ),
     AttackEntry(
@@ -245,6 +249,7 @@ _ENTRIES = (
         eps_parameter=None,
         minimum_norm=True,
         margin_from_zero=True,
+        heeds_answers=True,
         expects=0.5,
     ),
     AttackEntry(
@@ -255,6 +260,7 @@ _ENTRIES = (
         {"steps": 50, "overshoot": 0.02},
         eps_parameter=None,
         minimum_norm=True,
+        heeds_answers=True,
         expects=0.7,
     ),
     AttackEntry(
@@ -277,6 +283,7 @@ _ENTRIES = (
         margin_from_zero=True,
         # It divides by max_iterations // 10.
         limits={"max_iterations": (10, math.inf)},
+        heeds_answers=True,
         expects=0.5,
     ),
 )

@@ -37,6 +37,8 @@ class AttackEntry:
     minimum_norm: bool = False
     """It looks for the smallest perturbation that breaks a sample. One larger than the threat's eps is no
     break under that threat, and no violation either: the clean image stands in for it."""
+    heeds_answers: bool = False
+    """It ends, or keeps an image, where an answer is wrong, so that a wrong one that is not leads it astray."""
     universal: bool = False
     """It makes one perturbation for all images that are attacked together: nothing that is expected of an attack on
     each image by itself holds for it."""

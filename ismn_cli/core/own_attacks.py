@@ -21,6 +21,7 @@ OWN: tuple[AttackEntry, ...] = (
         several=("attacks",),
         only_with={"attacks": ("version", "custom")},
         own=True,
+        heeds_answers=True,
         expects=0.95,
     ),
     AttackEntry(
@@ -44,6 +45,7 @@ OWN: tuple[AttackEntry, ...] = (
             "detector": ("all", "selective", "orthogonal", "logit", "penalty", "ignore"),
         },
         own=True,
+        heeds_answers=True,
         expects=0.95,
     ),
     AttackEntry(
@@ -55,6 +57,7 @@ OWN: tuple[AttackEntry, ...] = (
         eps_parameter=None,
         minimum_norm=True,
         own=True,
+        heeds_answers=True,
         expects=0.85,
     ),
     AttackEntry(

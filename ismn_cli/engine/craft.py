@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ismn_cli.core import effort
+from ismn_cli.core.attack_catalogue import ATTACKS
 from ismn_cli.core.errors import UsageError
 from ismn_cli.core.notes import merged
 from ismn_cli.core.specs import ThreatModel
@@ -32,7 +33,7 @@ from ismn_cli.engine.groups import (
 )
 from ismn_cli.engine.guard import Guard
 from ismn_cli.engine.modes import evaluating
-from ismn_cli.engine.passes import sums_in_bf16
+from ismn_cli.engine.passes import denied, in_float32, sums_in_bf16
 from ismn_cli.engine.rng import isolated
 
 
@@ -164,26 +165,41 @@ def _in_rounds(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: T
         left = (~found.settled).nonzero()[:, 0]
         if not len(left):
             break
-        new = _in_groups(each, model, x[left], y[left], threat, seed)
-        columns = tuple(old.index_copy(0, left, now) for old, now in zip(found.columns, new.columns, strict=True))
-        found = _Verified(
-            columns,
-            found.settled.index_copy(0, left, new.settled),
-            merged((*found.notes, *new.notes)),
-            found.forwards + new.forwards,
-            found.backwards + new.backwards,
-        )
+        found = _replaced(found, left, _in_groups(each, model, x[left], y[left], threat, seed))
     return found
+
+
+def _replaced(old: _Verified, rows: Tensor, new: _Verified) -> _Verified:
+    """Return ``old`` with what became of ``rows`` int64 [n] since, and what both cost."""
+    return _Verified(
+        tuple(before.index_copy(0, rows, now) for before, now in zip(old.columns, new.columns, strict=True)),
+        old.settled.index_copy(0, rows, new.settled),
+        merged((*old.notes, *new.notes)),
+        old.forwards + new.forwards,
+        old.backwards + new.backwards,
+    )
 
 
 def _in_groups(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> _Verified:
     """Return what became of x, attacked a group at a time, or all at once by an attack that forms its groups itself."""
 
-    def attacked(rows: Tensor) -> _Verified:
+    def searched(rows: Tensor) -> _Verified:
         counted = Counted(model, whole_groups=True)
         with isolated(seed), Common():
             proposed = _propose(attack, counted, x[rows], y[rows])
         return _verified(proposed, x[rows], threat, counted)
+
+    def attacked(rows: Tensor) -> _Verified:
+        found = searched(rows)
+        if not _heeds_answers(attack):
+            return found
+        with isolated(seed):
+            again = denied(model, found.columns[0], y[rows]).nonzero()[:, 0]
+        if not len(again):
+            return found
+        # It ended where bf16 alone says that it has succeeded.
+        with in_float32(model):
+            return _replaced(found, again, searched(rows[again]))
 
     regroups = getattr(attack, "regroups", False) and len(x) > group_size(x)
     found = _each(attack, model, x, attacked, regroups)
@@ -234,6 +250,13 @@ def _passes(attack: Attack) -> float:
     """
     spec = getattr(attack, "spec", None)
     return 0.0 if spec is None or getattr(attack, "foreign", False) else effort.passes(spec)
+
+
+def _heeds_answers(attack: Attack) -> bool:
+    """See `AttackEntry`; one that is not in the catalogue may."""
+    spec = getattr(attack, "spec", None)
+    entry = None if spec is None else ATTACKS.get(spec.method)
+    return entry is None or entry.heeds_answers
 
 
 def _marked(marks: Tensor | None, images: Tensor) -> Tensor:

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ismn_cli.core.specs import Search
+from ismn_cli.attacks.adapter import make_attack
+from ismn_cli.attacks.params import resolve_params
+from ismn_cli.core.attack_catalogue import ATTACKS
+from ismn_cli.core.specs import Norm, Search, ThreatModel
 from ismn_cli.engine.children import one_thread
+from ismn_cli.engine.craft import Crafted, craft_batch
 from ismn_cli.engine.passes import CLOSE, Guarded, Plain, for_search, search_precision, sums_in_bf16
 from ismn_models.pipeline import Defence, Pipeline
 
@@ -182,3 +186,51 @@ def test_auto_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("ismn_cli.engine.passes.has_bf16", lambda device, has=has: has)
         assert search_precision(Search.AUTO, torch.device("cpu")) is precision
     assert search_precision(Search.FP32, torch.device("cpu")) is Search.FP32
+
+
+class Brightness(nn.Module):
+    """Answers 1 where an image's mean is 0.6 or more; in bf16, wrongly and far from close, from 0.505 on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = x.flatten(1).mean(1) - (0.505 if x.dtype == torch.bfloat16 else 0.6)
+        others = (torch.full_like(over, -40.0 - number) for number in range(3))
+        return torch.stack([torch.zeros_like(over), 100 * over, *others], dim=1)
+
+
+LEVELS = torch.tensor([0.1, *torch.linspace(0.42, 0.59, 11).tolist()])
+HEEDING = [name for name, entry in ATTACKS.items() if entry.heeds_answers]
+STEADY = [name for name, entry in ATTACKS.items() if not entry.heeds_answers and not entry.universal]
+SHORT = {
+    "autoattack": {"version": "custom", "attacks": "apgd-ce+square"},
+    "square": {"n_queries": 200},
+    "spsa": {"nb_iter": 2, "nb_sample": 8},
+    "eaden": {"max_iterations": 30, "binary_search_steps": 2, "initial_const": 1.0, "lr": 0.01},
+    "pgd-ensemble": {"loss": "margin"},
+}
+
+
+def brightened(method: str, kind: type[nn.Module]) -> Crafted:
+    entry = ATTACKS[method]
+    threat = ThreatModel(norm=entry.norms[0], eps=0.2 if entry.norms[0] is Norm.LINF else 1.0)
+    x = LEVELS[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
+    attack = make_attack(resolve_params(method, threat, SHORT.get(method, {})), 5)
+    with one_thread():
+        return craft_batch(kind(Brightness()), attack, x, torch.zeros(len(x), dtype=torch.int64), threat, 0)
+
+
+def across(crafted: Crafted) -> list[bool]:
+    wrong: Tensor = Brightness()(crafted.adversarial).argmax(1) == 1
+    return wrong.tolist()
+
+
+@pytest.mark.parametrize("method", HEEDING)
+def test_where_bf16_alone_says_that_an_image_is_broken_float32_goes_on(method: str) -> None:
+    found, exact = brightened(method, Guarded), brightened(method, Plain)
+    assert across(found) == across(exact) and not across(exact)[0]
+    assert sum(across(exact)) > 1
+
+
+@pytest.mark.parametrize("method", STEADY)
+def test_what_goes_on_anyway_is_asked_once(method: str) -> None:
+    found, exact = brightened(method, Guarded), brightened(method, Plain)
+    assert (found.forwards, found.backwards) == (exact.forwards, exact.backwards)
