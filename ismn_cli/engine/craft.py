@@ -193,8 +193,9 @@ def _in_groups(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: T
         found = searched(rows)
         if not _heeds_answers(attack):
             return found
+        kept = (~found.failed).nonzero()[:, 0]
         with isolated(seed):
-            again = denied(model, found.columns[0], y[rows]).nonzero()[:, 0]
+            again = kept[denied(model, found.columns[0][kept], y[rows][kept])]
         if not len(again):
             return found
         # It ended where bf16 alone says that it has succeeded.

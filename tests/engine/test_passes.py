@@ -234,3 +234,14 @@ def test_where_bf16_alone_says_that_an_image_is_broken_float32_goes_on(method: s
 def test_what_goes_on_anyway_is_asked_once(method: str) -> None:
     found, exact = brightened(method, Guarded), brightened(method, Plain)
     assert (found.forwards, found.backwards) == (exact.forwards, exact.backwards)
+
+
+def test_a_classifier_that_raises_costs_its_images_alone() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("not today")
+
+    threat = ThreatModel(norm=Norm.LINF, eps=0.1)
+    attack = make_attack(resolve_params("pgd-ensemble", threat, {}), 5)
+    found = craft_batch(Guarded(Broken()), attack, torch.rand(3, 3, 8, 8), torch.zeros(3, dtype=torch.int64), threat, 0)
+    assert found.failed.all() and found.notes == ("the attack crashed on 3 samples: RuntimeError: not today",)
