@@ -44,7 +44,7 @@ SHORTER = {
         "--epochs", "1", "--limit", "12",
     ],
     "ismn attack --dataset folder --data-dir FACES --image-size 64 --method pgd,autoattack --limit 100": [
-        "--limit", "4", "--eps", "0.3",
+        "--limit", "4",
     ],
     "ismn attack --defence none,blur.py:Blur --knowledge white,adaptive --limit 100": [
         "--limit", "4", "--method", "fgsm",

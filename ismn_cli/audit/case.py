@@ -75,6 +75,8 @@ class Case:
     seed: int = 0
     cells: tuple[str, ...] = ()
     """Keys of the cells whose figures a failure makes unreliable."""
+    searched: nn.Module | None = None
+    """What is searched in place of the model, such as the same in another precision; None: the model itself."""
 
     @property
     def threat(self) -> ThreatModel:
@@ -127,7 +129,7 @@ class Case:
         parts = []
         for index, part in enumerate(_chunks(who)):
             x, y = self.x[part.to(self.x.device)], self.y[part.to(self.y.device)]
-            watched = Watched(self.model, x, y, spec.threat)
+            watched = Watched(self.model if self.searched is None else self.searched, x, y, spec.threat)
             seed = derive(self.seed, spec.key(), index)
             crafted = craft_batch(watched, attack, x, y, spec.threat, seed, together=True)
             parts.append(_part(crafted, read(self.model, crafted.adversarial, self.seed), watched))

@@ -8,16 +8,12 @@ from typing import NamedTuple
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from ismn_cli.attacks.adapter import make_attack
-from ismn_cli.attacks.evasion import succeeded
 from ismn_cli.attacks.params import find_attack
-from ismn_cli.audit.case import Case, read
+from ismn_cli.audit.case import Case
 from ismn_cli.audit.effort import resized
 from ismn_cli.audit.tolerance import fewer_than, samples
 from ismn_cli.core.findings import Finding, Verdict
 from ismn_cli.core.specs import AttackSpec, Norm
-from ismn_cli.engine.craft import craft_batch
-from ismn_cli.engine.rng import derive
 
 REFERENCE = {Norm.LINF: 8 / 255, Norm.L2: 0.5}
 """The sizes that an attack's stated success is for."""
@@ -91,20 +87,15 @@ def _why_not(spec: AttackSpec, victims: Mapping[str, Victim]) -> str:
 def _try(name: str, victim: Victim, spec: AttackSpec, num_classes: int, seed: int) -> _Trial:
     stated = find_attack(spec.method).expects or 0.0
     sized = resized(spec, REFERENCE[spec.threat.norm])
-    right = Case(victim.model, sized, victim.x, victim.y, num_classes, name, seed).attacked
-    x, y = (each[right.to(each.device)] for each in (victim.x, victim.y))
-    searched, attack = victim.searched or victim.model, make_attack(sized, num_classes)
-    # As in a cell: an image by itself, and groups side by side.
-    crafted = craft_batch(searched, attack, x, y, sized.threat, derive(seed, sized.key()))
-    fooled = succeeded(read(victim.model, crafted.adversarial, seed), y) & ~crafted.failed
-    moved = crafted.linf if sized.threat.norm is Norm.LINF else crafted.l2
+    case = Case(victim.model, sized, victim.x, victim.y, num_classes, name, seed, searched=victim.searched)
+    run = case.base
     return _Trial(
         name=name,
-        broken=int(fooled.sum()),
-        failed=int(crafted.failed.sum()),
-        total=len(x),
+        broken=int(run.fooled.sum()),
+        failed=int(run.failed.sum()),
+        total=len(case.attacked),
         expected=stated * (WEAK if victim.weak else 1.0),
-        moved=float(moved.max()) / sized.threat.eps if len(x) else 0.0,
+        moved=float(run.distance.max()) / sized.threat.eps if len(run.distance) else 0.0,
     )
 
 

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 _SIZED = {torch.rand, torch.randn, torch.randint}
 _LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
 _IN_PLACE = {Tensor.uniform_, Tensor.normal_, Tensor.bernoulli_}
-_DRAWS = _SIZED | _LIKE | _IN_PLACE
 _IMAGES, _LOGITS = 4, 2
 """Dimensions of [N, C, H, W] and [N, K]. Other draws are for no image in particular, such as a square's place."""
 
@@ -30,8 +29,6 @@ class Common(TorchFunctionMode):
     ) -> Any:
         """Run one function of torch."""
         options = kwargs or {}
-        if func not in _DRAWS:
-            return func(*args, **options)
         if func in _SIZED:
             return _sized(func, args, options)
         if func in _LIKE and args[0].ndim in (_IMAGES, _LOGITS):

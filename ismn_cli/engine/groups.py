@@ -15,8 +15,9 @@ from ismn_cli.core.errors import UsageError
 Result = TypeVar("Result")
 
 SIZE = 8
-"""Of a group on the CPU, at most. Activations of so few images stay in its cache: 128 at once take up to half as long
-again. 16 take a twentieth less, but the few that hold to the end, and cost the most, fill a small group sooner."""
+"""Of a group on the CPU, at most; for larger ones on one thread see `shares`. Activations of so few images stay in its
+cache: 128 at once take up to half as long again. 16 take a twentieth less, but the few that hold to the end, and cost
+the most, fill a small group sooner."""
 FEWEST, MOST = 4, 15
 """On one thread so many images are summed up as `SIZE` are: none of 1,552 layers gave other bits for 4 to 7 of the 8,
 none of 2,720 for 9, 12 or 15. On two threads 123 did; on one 16 images in float32 do, in MobileNet and DenseNet."""
@@ -52,7 +53,7 @@ class Groups:
     ) -> list[Result]:
         """Return what ``work`` makes of the positions of each group of x [N, ...], in order; ``size`` is a group's.
 
-        Raises MemoryShortError where a group cannot be made smaller: on the CPU it is always `SIZE` images.
+        Raises MemoryShortError where a group cannot be made smaller: on the CPU one of `SIZE` images.
         """
         positions, found, start = torch.arange(len(x), device=x.device), [], 0
         size = min(size or group_size(x), self._fits.get(model, len(x)))
@@ -91,7 +92,7 @@ def groups(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(torch.arange(len(x), device=x.device), group_size(x)) if len(x) else ()
 
 
-def shares(x: Tensor, count: int, most: int = MOST) -> tuple[Tensor, ...]:
+def shares(x: Tensor, count: int, most: int) -> tuple[Tensor, ...]:
     """Return the positions of x [N, C, H, W] in groups for one thread, all of nearly one size.
 
     There are as many for each of ``count`` processes, of ``most`` images at most where those are of `SIDE` or smaller.
